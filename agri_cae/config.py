@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['AgriCaeError', 'ConfigError', 'ImageError', 'OutputError', 'DataError', 'ModelError', 'Entity', 'flatten',
            'unflatten', 'NoiseConfig', 'DataConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig', 'ServeConfig', 'Card',
-           'Settings', 'home', 'run_context', 'JsonFormatter', 'setup_logging']
+           'sha256', 'read_card', 'Settings', 'home', 'run_context', 'JsonFormatter', 'setup_logging']
 
 # %% ../nbs/00_config.ipynb #86c006b7
-import json, logging, logging.handlers, os, sys, uuid
+import hashlib, json, logging, logging.handlers, os, sys, uuid
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
@@ -144,7 +144,7 @@ class TrainConfig(Entity):
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1, description="momentum of the averaged weights that are validated and kept; 0 switches it off")
     loss: Literal["psnr", "charbonnier", "mse"] = Field("psnr", description="see agri_cae.train.LOSSES")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field("float32", description="Keras dtype policy of the network while it trains")
+    precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="Keras dtype policy of the network while it trains")
     jit: bool = Field(False, description="compile the step with the backend's compiler; always on for jax")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation score; 0 never")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, crops and noise")
@@ -190,6 +190,26 @@ class Card(BaseModel):
     versions: dict[str, str] = Field({}, description="package -> version")
     git_commit: str = Field("", description="commit of the training code, with +dirty when files differed")
     created: str = Field("", description="UTC date")
+
+# %% ../nbs/00_config.ipynb #8b6fb407
+def sha256(
+    path:str|Path, # a file
+)->str:            # 64 hexadecimal digits
+    "SHA-256 of a file's content."
+    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+
+def read_card(
+    path:str|Path, # a weight file, .onnx or .keras
+)->Card:           # the card beside it
+    "The card of a weight file, once the hash of the file is found on it. Raises `ModelError`."
+    path = Path(path); beside = path.with_suffix(".json")
+    if not path.is_file(): raise ModelError(path, "there is no such model file", "Check the path")
+    try: card = Card.model_validate_json(beside.read_bytes())
+    except OSError: raise ModelError(path, f"its card {beside.name} is missing", "Copy the card together with the weights") from None
+    except ValueError as e: raise ModelError(beside, f"is not a model card ({str(e).splitlines()[0]})", "Copy card and weights again, together") from None
+    if sha256(path) not in card.sha256.values():
+        raise ModelError(path, f"is not the file that its card {beside.name} describes: the SHA-256 differs", "Copy card and weights again, together")
+    return card
 
 # %% ../nbs/00_config.ipynb #cd372dd1
 class Settings(BaseSettings):
