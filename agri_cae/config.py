@@ -115,7 +115,7 @@ class NoiseConfig(Entity):
 class DataConfig(Entity):
     "Which pictures are learned from, and how batches are cut from them."
     folder: str = Field("", description="folder of clean pictures, or of pairs; empty: the samples in the package")
-    kind: Literal["auto", "clean", "paired"] = Field("auto", description="clean pictures, or noisy/clean pairs by name")
+    kind: Literal["auto", "clean", "paired", "noisy"] = Field("auto", description="clean pictures, noisy/clean pairs by name, or noisy pictures without reference (not for training)")
     patch: int = Field(96, ge=16, le=1024, multiple_of=8, description="side of a training crop, pixels")
     batch: int = Field(16, ge=1, le=4096, description="crops per step")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of sources held back for validation")
@@ -138,7 +138,7 @@ class TrainConfig(Entity):
     epochs: int = Field(10, ge=1, description="epoch budget")
     steps_per_epoch: int = Field(100, ge=1, description="optimizer steps in an epoch")
     minutes: float | None = Field(None, gt=0, description="time budget over all resumed parts; the schedule then follows the clock, whichever budget ends first")
-    lr: float = Field(1e-3, gt=0, lt=1, description="peak learning rate")
+    lr: float = Field(3e-3, gt=0, lt=1, description="peak learning rate")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay")
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")

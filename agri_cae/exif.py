@@ -37,6 +37,7 @@ def read_ifd(
     order:str,       # byte order, "<" or ">"
     big:bool=False,  # BigTIFF?
     depth:int=0,     # 0 the main directory, 1 Exif or GPS, 2 interoperability
+    strict:bool=False, # is a value outside the file an error? Otherwise its entry is skipped
 )->tuple:            # {code: (type, count, raw bytes) or a dictionary of the same kind}, offset of the next directory (0: none)
     "Read one directory and the ones it points to. Raises `ValueError` when it lies outside the file."
     number, entry, inline = _layout(order, big)
@@ -57,6 +58,7 @@ def read_ifd(
             except ValueError: pass
             continue
         if size > inline:
+            if offset + size > end and strict: raise ValueError(f"the file is truncated after {end:,} bytes")
             if offset + size > end or size > budget: continue
             budget -= size; f.seek(offset); raw = f.read(size)
         tags[code] = kind, count, raw[:size]

@@ -90,7 +90,7 @@ def multiscale(
 )->keras.Model:    # (B, H, W, channels) -> the same shape
     "The residual multi-scale convolutional autoencoder."
     noisy = keras.Input((None, None, channels), name="noisy")
-    x = SpaceToDepth()(PadToMultiple(2 ** len(p.widths))(noisy))
+    x = SpaceToDepth()(PadToMultiple(2 ** len(p.widths))(layers.Rescaling(1., -0.5)(noisy)))
     x, skips = _conv(p.widths[0])(x), []
     for n, wider in zip(p.encoder, p.widths[1:]):
         skips.append(_block(x, n))
@@ -99,7 +99,6 @@ def multiscale(
     for n, skip in zip(reversed(p.decoder), reversed(skips)):
         x = layers.add([DepthToSpace()(_conv(4 * skip.shape[-1], 1)(x)), skip])
         x = _block(x, n)
-    x = layers.ReLU()(x)
     noise = DepthToSpace()(layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x))
     return keras.Model(noisy, layers.Subtract(dtype="float32")([noisy, CropLike(dtype="float32")(noise, noisy)]))
 
@@ -141,7 +140,7 @@ def receptive_field(
     "Side of the square of input that one output pixel can depend on, added up over the longest path."
     if cfg.preset == "classic": return 2 * (1 + 2 + 4 + 8 + 8 + 4 + 2 + 1)
     p = PRESETS[cfg.preset]
-    reach = 3 * 2 + 2 ** len(p.widths)                                # head, two tail convolutions' worth, and the coarsest square
+    reach = 2 * 2 + 2 ** len(p.widths)                                # head, tail and the coarsest square
     for i, step in enumerate(2 ** (k + 1) for k in range(len(p.widths))):
         blocks = p.middle if i == len(p.widths) - 1 else p.encoder[i] + p.decoder[i]
         reach += 2 * blocks * step

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['log', 'LOSSES', 'mse', 'charbonnier', 'psnr_loss', 'DenoisingModel', 'budget_used', 'rate', 'State', 'psnr',
-           'validation_sets', 'Validate', 'Budget', 'Progress', 'Fitted', 'fit']
+           'validation_sets', 'Validate', 'Budget', 'Progress', 'curves', 'before_after', 'Live', 'Fitted', 'fit',
+           'open_store', 'Track', 'Trained', 'train', 'pipeline', 'run_notebook']
 
 # %% ../nbs/03_train.ipynb #45c98ca1
-import json, logging, math, os, re, shutil, tempfile, time
+import json, logging, math, os, sys, time
 from contextlib import contextmanager, nullcontext
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +19,14 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from .config import Card, ConfigError, DataError, NoiseConfig, Settings, TrainConfig, flatten, home, run_context
+from .config import (Card, ConfigError, DataError, JsonFormatter, NoiseConfig, Settings, TrainConfig, flatten, home, read_card,
+                             run_context, unflatten)
 from .data import Crops, load_arrays, open_dataset, split_by_source, validation_crops
-from .model import build, load_model, save_model
+from .images import show_images
+from .model import build, git_commit, load_model, receptive_field, save_model, versions
 from .noise import make_recipe
 
+# %% ../nbs/03_train.ipynb #921fef5a
 log = logging.getLogger(__name__)
 
 # %% ../nbs/03_train.ipynb #a57d895a
@@ -165,7 +170,7 @@ class Budget(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         s = self.state
-        ahead = s.seconds / s.epoch / 2 if s.epoch else 0.   # the middle of the epoch to come
+        ahead = s.seconds / s.epoch / 2 if s.epoch else 30 * (self.cfg.minutes or 0) * self.cfg.warmup   # the middle of the epoch to come
         self.model.optimizer.learning_rate = rate(self.cfg, budget_used(self.cfg, epoch + 0.5, s.seconds + ahead))
 
     def on_epoch_end(self, epoch, logs=None):
@@ -192,6 +197,57 @@ class Progress(keras.callbacks.Callback):
         log.info("epoch %d: loss %.4f, validation PSNR %.3f dB", epoch + 1, logs["loss"], logs["val_psnr"])
     def on_train_end(self, logs=None): self.bar.close()
 
+# %% ../nbs/03_train.ipynb #92fb4ac1
+def curves(
+    history:list[dict], # one entry an epoch, as in `State.history`
+):                      # a matplotlib Figure
+    "Loss and validation PSNR over time."
+    import matplotlib.pyplot as plt
+    fig, (a, b) = plt.subplots(1, 2, figsize=(8, 2.6), dpi=70, layout="constrained")
+    epochs = [h["epoch"] + 1 for h in history]
+    a.plot(epochs, [h["loss"] for h in history], ".-"); a.set(xlabel="epoch", ylabel="training loss")
+    for k in sorted(k for k in history[-1] if k.startswith("val_psnr")): b.plot(epochs, [h[k] for h in history], ".-", label=k)
+    b.set(xlabel="epoch", ylabel="validation PSNR, dB"); b.legend(fontsize=8)
+    plt.close(fig)
+    return fig
+
+def before_after(
+    net:keras.Model, # float32 network
+    sets:dict,       # from `validation_sets`
+    index:int=0,     # which picture
+):                   # a matplotlib Figure: for each set noisy, restored, clean
+    "One validation picture before and after, in each set, with its PSNR."
+    pictures, titles = [], []
+    for name, (noisy, clean) in sets.items():
+        n, c = noisy[index:index + 1], clean[index:index + 1]
+        r = net.predict(n, verbose=0)
+        pictures += [n[0], r[0], c[0]]
+        titles += [f"{name}: {psnr(c, n):.1f} dB", f"restored: {psnr(c, r):.1f} dB", "clean"]
+    return show_images(pictures, titles, cols=3, size=2.2)
+
+# %% ../nbs/03_train.ipynb #347a15f6
+class Live(keras.callbacks.Callback):
+    "Redraws the curves and a before/after picture in a notebook while the run goes on."
+    def __init__(self,
+        every:float=5., # least seconds between two drawings
+    ):
+        super().__init__()
+        self.every, self.handles, self.last = every, None, -math.inf
+
+    def bind(self, state, validate): self.state, self.validate = state, validate
+
+    def draw(self):
+        from IPython.display import display
+        figures = curves(self.state.history), before_after(self.validate.net, self.validate.sets)
+        if self.handles is None: self.handles = [display(f, display_id=True) for f in figures]
+        else:
+            for h, f in zip(self.handles, figures): h.update(f)
+        self.last = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if time.monotonic() - self.last >= self.every: self.draw()
+    def on_train_end(self, logs=None): self.draw()
+
 # %% ../nbs/03_train.ipynb #f48e0730
 class Fitted(NamedTuple):
     "What `fit` gives back."
@@ -205,9 +261,8 @@ def fit(
     train_arrays,         # as from `load_arrays`
     val_arrays,           # the same, of other sources
     folder:str|Path,      # checkpoint and best weights go here; a run found there goes on where it stopped
-    callbacks:tuple=(),   # further Keras callbacks, called last
+    callbacks:tuple=(),   # further Keras callbacks, called last; `bind(state, validate)` is called on those that have it
     progress:bool=True,   # a bar on a terminal
-    state:State|None=None,# of an earlier part, filled in
 )->Fitted:                # best network, history, validation sets
     "Fit a network. Batches and noise depend on (seed, epoch, step) and on saved random states only, so a resumed run repeats an uninterrupted one."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
@@ -220,13 +275,180 @@ def fit(
                   jit_compile=True if cfg.jit else "auto" if keras.backend.backend() == "jax" else False)
     p = cfg.data.patch
     model(np.zeros((1, p, p, cfg.model.channels), "uint8")); model.optimizer.build(model.trainable_variables)
-    state, checkpoint, best = state or State(), folder / "checkpoint.npz", folder / "best.weights.h5"
+    state, checkpoint, best = State(), folder / "checkpoint.npz", folder / "best.weights.h5"
     if checkpoint.exists(): state.load(checkpoint, model)
     sets = validation_sets(val_arrays, cfg.noise)
     validate = Validate(cfg, sets, state, best)
+    for c in callbacks:
+        if hasattr(c, "bind"): c.bind(state, validate)
     crops = Crops(train_arrays, p, cfg.data.batch, cfg.steps_per_epoch, cfg.seed, cfg.data.scale_jitter, epoch=state.epoch)
     if budget_used(cfg, state.epoch, state.seconds) < 1:
         model.fit(crops, initial_epoch=state.epoch, epochs=cfg.epochs, shuffle=False, verbose=0,
                   callbacks=[validate, Budget(cfg, state, checkpoint), Progress(cfg, state, progress), *callbacks])
     validate.net.load_weights(best)
     return Fitted(validate.net, state, sets)
+
+# %% ../nbs/03_train.ipynb #a761c48a
+def open_store(
+    experiment:str="agri_cae", # name of the experiment; made when it is missing
+):                             # the mlflow module, pointed at the store, and the experiment's id
+    "Point MLflow at the tracking server of the settings, or at the local SQLite store."
+    try: import mlflow
+    except ImportError: raise ConfigError("tracking", "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
+    for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking"): logging.getLogger(name).setLevel(logging.ERROR)
+    uri = Settings().tracking_uri
+    mlflow.set_tracking_uri(uri or f"sqlite:///{home() / 'mlflow.db'}")
+    found = mlflow.get_experiment_by_name(experiment)
+    return mlflow, found.experiment_id if found else mlflow.create_experiment(experiment, None if uri else (home() / "artifacts").as_uri())
+
+# %% ../nbs/03_train.ipynb #fd25332f
+class Track(keras.callbacks.Callback):
+    "Logs each epoch's metrics to the active MLflow run, and a before/after picture ten times a run."
+    def __init__(self, mlflow, cfg:TrainConfig):
+        super().__init__()
+        self.mlflow, self.cfg, self.drawn = mlflow, cfg, -1
+
+    def bind(self, state, validate): self.state, self.validate = state, validate
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.mlflow.log_metrics({k: float(v) for k, v in logs.items()} | {"minutes": self.state.seconds / 60}, step=epoch)
+        tenth = int(10 * budget_used(self.cfg, self.state.epoch, self.state.seconds))
+        if tenth > self.drawn:
+            self.drawn = tenth
+            self.mlflow.log_figure(before_after(self.validate.net, self.validate.sets), f"progress/epoch_{epoch + 1:05}.png")
+
+# %% ../nbs/03_train.ipynb #12604c2e
+def _log_models(mlflow, net, card, folder):
+    "ONNX and Keras model with signature; the weights with their card go into each, so that a `Denoiser` can load it by its URI"
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+    spec = Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, card.channels))])
+    common = dict(signature=ModelSignature(spec, spec), metadata={"card": card.name, "sha256": card.sha256})
+    infos = [mlflow.onnx.log_model(onnx.load(folder / f"{card.name}.onnx"), name="onnx", pip_requirements=["onnxruntime", "numpy"],
+                                   onnx_execution_providers=["CPUExecutionProvider"], **common),
+             mlflow.keras.log_model(net, name="keras", pip_requirements=["agri-cae[train]"], **common)]
+    for i in infos:
+        for ext in ("json", "onnx", "keras"): mlflow.MlflowClient().log_model_artifact(i.model_id, str(folder / f"{card.name}.{ext}"))
+
+# %% ../nbs/03_train.ipynb #e4e46c8a
+def _same_run(folder, cfg, digest):
+    "Refuse to go on with another configuration (budgets may grow) or other data"
+    config, data = folder / "config.yaml", folder / "manifest.json"
+    if not config.exists() or not (folder / "checkpoint.npz").exists(): return
+    old, new = flatten(TrainConfig.from_yaml(config)), flatten(cfg)
+    other = [f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old.get(k) != new[k] and k not in ("epochs", "minutes", "patience", "folder")]
+    if other: raise ConfigError(folder, f"holds a run with another configuration ({'; '.join(other)})", "Choose another output folder, or the same configuration")
+    if data.exists() and json.loads(data.read_text("utf-8"))["digest"] != digest:
+        raise DataError(folder, "holds a run on other data (the digest differs)", "Choose another output folder, or restore the data")
+
+# %% ../nbs/03_train.ipynb #c86a4ddf
+@contextmanager
+def _log_file(path):
+    "The package's log lines as JSON lines, while it lasts"
+    handler = logging.FileHandler(path, encoding="utf-8"); handler.setFormatter(JsonFormatter())
+    package = logging.getLogger("agri_cae"); level = package.level
+    package.addHandler(handler)
+    if package.getEffectiveLevel() > logging.INFO: package.setLevel(logging.INFO)
+    try: yield
+    finally: package.removeHandler(handler); handler.close(); package.setLevel(level)
+
+# %% ../nbs/03_train.ipynb #b01f28be
+class Trained(NamedTuple):
+    "What `train` gives back."
+    score: float     # best validation PSNR, dB
+    weights: Path    # the .keras file; .onnx and .json (card) stand beside it
+    card: Card
+    fitted: Fitted
+    run_id: str      # MLflow run, "" when not tracked
+
+# %% ../nbs/03_train.ipynb #dd271990
+def _finish(cfg, fitted, train_set, val_set, digest, folder):
+    "Card, weights and figures of a fitted network"
+    state, preset = fitted.state, cfg.model.preset
+    best = next(h for h in state.history if h["epoch"] == state.best_epoch)
+    metrics = {k: v for k, v in best.items() if k.startswith("val_")} | {"minutes": round(state.seconds / 60, 2), "epochs": state.epoch, "best_epoch": state.best_epoch}
+    data = dict(digest=digest, train=len(train_set), val=len(val_set), sources=len({i.source for i in (*train_set.items, *val_set.items)}))
+    settings = flatten(cfg) | {k: Path(getattr(cfg if k == "init_from" else cfg.data, k)).name for k in ("folder", "init_from")}   # no paths of this machine
+    earlier = read_card(cfg.init_from).history if cfg.init_from else []
+    run = dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=git_commit(), config=settings, data=data, metrics=metrics)
+    card = Card(name=preset, version=str(len(earlier) + 1), preset=preset, channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=settings,
+                data=data, metrics=metrics, history=[*earlier, run], versions=versions(), git_commit=run["git_commit"], created=run["created"])
+    curves(state.history).savefig(folder / "curves.png"); before_after(fitted.net, fitted.sets).savefig(folder / "before_after.png")
+    (folder / "history.json").write_text(json.dumps(state.history, indent=1), "utf-8")
+    return save_model(fitted.net, card, folder)
+
+# %% ../nbs/03_train.ipynb #a949c3da
+def train(
+    cfg:TrainConfig,       # everything that decides the run
+    out:str|Path,          # folder for weights, card, checkpoint, figures and log
+    track:bool=True,       # log to MLflow
+    run_id:str="",         # go on with this MLflow run; by default a new one, or the one of the checkpoint
+    callbacks:tuple=(),    # further Keras callbacks, such as `Live()`
+    progress:bool=True,    # bars on a terminal
+)->Trained:                # score, weights, card
+    "Open, check and split the data, fit, save weights with their card, and log it all as one MLflow run. Raises `DataError`, `ConfigError`, `OutputError`."
+    out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    data = open_dataset(cfg.data)
+    _same_run(out, cfg, data.digest)
+    train_set, val_set = split_by_source(data, cfg.data.val_fraction, cfg.seed)
+    (out / "config.yaml").write_text(cfg.to_yaml(), "utf-8"); data.write_manifest(out / "manifest.json")
+    with _tracked(cfg, out, data, run_id) if track else nullcontext((None, "")) as (mlflow, run), run_context(run_id=run or out.name), _log_file(out / "train.jsonl"):
+        log.info("training %s on %d pictures, validating on %d", cfg.model.preset, len(train_set), len(val_set))
+        fitted = fit(cfg, load_arrays(train_set, progress=progress), load_arrays(val_set, progress=progress), out, (*callbacks, *([Track(mlflow, cfg)] if mlflow else [])), progress)
+        card = _finish(cfg, fitted, train_set, val_set, data.digest, out)
+        log.info("best validation PSNR %.3f dB after epoch %d", fitted.state.best, fitted.state.best_epoch + 1)
+        if mlflow: _log_results(mlflow, fitted, card, out)
+    return Trained(fitted.state.best, out / f"{card.name}.keras", card, fitted, run)
+
+# %% ../nbs/03_train.ipynb #770b66d9
+@contextmanager
+def _tracked(cfg, out, data, run_id):
+    "An active MLflow run with its params, tags and data set; the run's id is kept in the folder, so that a resumed run is the same run"
+    mlflow, experiment = open_store()
+    note = out / "mlflow_run.txt"
+    run_id = run_id or (note.read_text() if note.exists() else "")
+    with mlflow.start_run(run_id=run_id or None, experiment_id=None if run_id else experiment, run_name=None if run_id else out.name, log_system_metrics=True) as run:
+        note.write_text(run.info.run_id)
+        mlflow.log_params(flatten(cfg))
+        mlflow.set_tags({"git_commit": git_commit(), "data_digest": data.digest, **{f"version.{k}": v for k, v in versions().items()}})
+        sample = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.root.name, digest=data.digest[:36])
+        mlflow.log_input(sample, context="training")
+        yield mlflow, run.info.run_id
+
+def _log_results(mlflow, fitted, card, out):
+    mlflow.log_metrics({f"best_{k}": v for k, v in card.metrics.items() if k.startswith("val_")})
+    for name in ("config.yaml", "manifest.json", "history.json", "curves.png", "before_after.png", "train.jsonl"): mlflow.log_artifact(str(out / name))
+    for ext in ("json", "onnx", "keras"): mlflow.log_artifact(str(out / f"{card.name}.{ext}"), "model")
+    _log_models(mlflow, fitted.net, card, out)
+
+# %% ../nbs/03_train.ipynb #44985a96
+def pipeline(
+    name:str="train", # notebook in nbs/pipelines
+)->Path:              # the notebook's path
+    "A pipeline notebook: in the installed package, or in the repository."
+    here = Path(__file__).resolve().parent if "__file__" in globals() else Path("../agri_cae").resolve()
+    for folder in (here / "pipelines", here.parent / "nbs" / "pipelines"):
+        if (folder / f"{name}.ipynb").is_file(): return folder / f"{name}.ipynb"
+    raise ConfigError(name, "there is no such pipeline notebook", "Reinstall agri-cae")
+
+# %% ../nbs/03_train.ipynb #a0150887
+def run_notebook(
+    params:dict,         # flat `TrainConfig` parameters; what is left out takes the notebook's default
+    out:str|Path,        # folder for the executed notebook and everything that `train` writes
+    progress:bool=True,  # a bar over the cells, on a terminal
+)->str:                  # id of the MLflow run
+    "Execute the training pipeline as one MLflow run. Raises `ConfigError` for wrong parameters, before anything starts."
+    try: import papermill
+    except ImportError: raise ConfigError("papermill", "is not installed", 'Install it with: pip install "agri-cae[train]"') from None
+    unflatten(TrainConfig, params)
+    out = Path(out).resolve(); out.mkdir(parents=True, exist_ok=True)
+    mlflow, experiment = open_store(); client = mlflow.MlflowClient()
+    run_id = client.create_run(experiment, run_name=out.name).info.run_id
+    try:
+        papermill.execute_notebook(str(pipeline()), str(out / "train.ipynb"), parameters={**params, "out": str(out), "run_id": run_id}, kernel_name="python3",
+                                   progress_bar=progress and sys.stderr.isatty(), log_output=False)
+    except BaseException: client.set_terminated(run_id, "FAILED"); raise
+    finally:
+        if (out / "train.ipynb").exists(): client.log_artifact(run_id, str(out / "train.ipynb"))
+    return run_id

@@ -1,0 +1,61 @@
+# Everything that is done here. `make` lists the targets; each sets up what it needs in .venv by itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab prepare docs readme bench wheel lock hooks clean
+
+BIN  := .venv/bin/
+DATA ?= ../shared/data/test
+
+# TensorFlow says nothing but errors; the notebooks run on it unless another backend is asked for
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export KERAS_BACKEND ?= tensorflow
+export PYTHONUTF8 := 1
+
+help: ## List the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder'
+
+setup: ## Make .venv from requirements/dev.txt, if it is not up to date
+	@tools/setup.sh
+
+demo: setup ## Denoise the samples and train a little: writes demo/
+	@$(BIN)agri-cae demo
+
+test: setup ## All checks, the same that .ci/run runs
+	@tools/check.sh
+
+lab: setup ## JupyterLab on the notebooks
+	$(BIN)jupyter lab nbs
+
+prepare: setup ## Export, run every notebook and keep its outputs, clean, README (NB=nbs/02_model.ipynb for one)
+	@tools/prepare.sh $(NB)
+
+docs: setup ## The documentation site, in _docs/
+	@$(BIN)python tools/docs.py
+
+readme: setup ## README.md from nbs/index.ipynb
+	@$(BIN)python tools/readme.py
+
+bench: setup ## Measure the shipped model on the pictures in DATA: writes nbs/results/
+	@mkdir -p nbs/results
+	$(BIN)agri-cae evaluate $(DATA) --baselines opencv_nlm,skimage_wavelet --out nbs/results/test_report.json
+
+wheel: setup ## The wheel, in dist/
+	@rm -rf build dist
+	@$(BIN)python -m build --wheel --no-isolation --outdir dist
+	@rm -rf build
+
+lock: setup ## Resolve requirements/*.txt anew from settings.ini
+	@for o in base dev; do \
+	  $(BIN)uv pip compile setup.py $$([ $$o = base ] || echo --extra $$o) --quiet --upgrade --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$o.txt; \
+	done
+
+hooks: setup ## In this clone, let git clean and merge notebooks (see .gitattributes)
+	@git config filter.nbdev.clean '.venv/bin/python tools/clean.py'
+	@git config merge.nbdev.driver '.venv/bin/nbdev_merge %O %A %B %P'
+	@echo 'git now cleans notebooks when they are staged, and merges them by cell'
+
+clean: ## Remove what can be made again
+	rm -rf .venv _proc _docs build dist demo *.egg-info .pytest_cache nbs/nbdev.yml nbs/sidebar.yml

@@ -1,0 +1,291 @@
+"Metrics, baselines and evaluation: against formulas, on odd input, and what is imported."
+import json, os, subprocess, sys
+from importlib.util import find_spec
+
+import cv2
+import numpy as np
+import pytest
+
+from agri_cae.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
+from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, OutputError
+from agri_cae.evaluate import Report, before_after, evaluate, find_cases, plot_report
+from agri_cae.images import SAMPLES, Picture, read_image, sample, to_float, write_image
+from agri_cae.metrics import MatchReference, awgn, canopy_cover, canopy_error, canopy_threshold, match_retention, mse, psnr, ssim
+
+FAST = EvalConfig(sigmas=(25.,), baselines=())
+FLOOR = dict(opencv_nlm=[(2., 2.4, 5.), (3.8, 5.7, 6.9)], opencv_bilateral=[(3.8, 4.1, 5.9), (3., 3.7, 7.)],
+             skimage_wavelet=[(3.9, 5.6, 7.9), (4.1, 5.9, 8.4)], skimage_tv=[(3.3, 4.7, 6.8), (3.9, 5.5, 8.1)])   # method -> gain in dB at sigma 15, 25, 50 in colour, and in grey: measured, less 0.3
+FREE = tuple(b for b in BASELINES if b != "bm3d")
+
+
+@pytest.fixture(scope="module")
+def flower(): return read_image(sample("field_camera")).pixels[100:260, 220:380]
+
+
+@pytest.fixture(scope="module")
+def trees(): return read_image(sample("airborne")).pixels[:300, :300]
+
+
+def put(path, x, dtype=np.uint8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.round(x * np.iinfo(dtype).max).astype(dtype)[..., ::-1])
+
+
+# metrics
+
+def test_noise_is_the_protocol(flower):
+    for sigma in (15, 50):
+        expected = flower + np.random.default_rng(1000 + 7).normal(0, sigma / 255, flower.shape).astype(np.float32)
+        assert np.array_equal(awgn(flower, sigma, 7), expected) and expected.dtype == np.float32
+    assert not np.array_equal(awgn(flower, 15, 7), awgn(flower, 15, 8))
+
+
+def test_psnr_of_known_noise(flower):
+    mid = np.full((256, 256, 3), .5, np.float32)
+    assert psnr(awgn(mid, 25, 0), mid) == pytest.approx(20 * np.log10(255 / 25), abs=.03)
+    assert psnr(awgn(flower, 50, 0), flower) > psnr(mid + 50 / 255 * np.sign(awgn(mid, 1, 0) - mid), mid)   # clipping takes noise away
+
+
+def test_ssim_is_wang_2004(flower):
+    gaussian_filter = pytest.importorskip("scipy.ndimage").gaussian_filter
+    x, y = awgn(flower, 25, 0).clip(0, 1).astype(float), flower.astype(float)
+    values = []
+    for a, b in zip(np.moveaxis(x, -1, 0), np.moveaxis(y, -1, 0)):
+        def g(v): return gaussian_filter(v, 1.5, truncate=3.5)
+        ma, mb = g(a), g(b)
+        va, vb, cab = g(a * a) - ma * ma, g(b * b) - mb * mb, g(a * b) - ma * mb
+        s = (2 * ma * mb + .01**2) * (2 * cab + .03**2) / ((ma**2 + mb**2 + .01**2) * (va + vb + .03**2))
+        values.append(s[5:-5, 5:-5].mean())
+    assert ssim(x, y) == pytest.approx(np.mean(values), abs=1e-4)
+
+
+def test_metrics_clip_and_refuse_other_shapes(flower):
+    assert mse(flower + 5, flower) == pytest.approx(np.mean((1 - flower.astype(float)) ** 2), rel=1e-5)
+    for f in (mse, psnr, ssim, canopy_error, match_retention):
+        with pytest.raises(DataError): f(flower[1:], flower)
+
+
+def test_canopy_threshold_is_that_of_the_clean_picture(trees):
+    threshold = canopy_threshold(trees)
+    faded = trees * .7 + .3 * trees.mean(-1, keepdims=True)     # less saturated: an Otsu threshold of its own would follow and hide the error
+    assert abs(canopy_cover(faded, canopy_threshold(faded)) - canopy_cover(trees, threshold)) < 3
+    assert canopy_error(faded, trees) > 5
+    assert canopy_error(trees * .5, trees) < .1                  # chromatic coordinates ignore exposure
+
+
+@pytest.mark.parametrize("detector", ["sift", "orb"])
+def test_matches_fall_with_noise_and_vanish_when_displaced(flower, trees, detector):
+    for clean in (flower, trees):
+        r = MatchReference(clean, detector)
+        kept = [r(awgn(clean, s, 0)) for s in (0, 5, 15, 50)]
+        assert kept[0] == 1 and all(a > b for a, b in zip(kept, kept[1:])), kept
+        assert r(np.roll(clean, (12, 12), (0, 1))) < .05
+        assert r(np.zeros_like(clean)) == 0
+    assert match_retention(np.zeros((64, 64, 1), np.float32), np.zeros((64, 64, 1), np.float32), detector) is None
+
+
+def test_matches_reward_denoising(trees):
+    noisy = awgn(trees, 25, 0)
+    r = MatchReference(trees)
+    restored = baseline("skimage_wavelet", 25)(noisy)
+    assert r(noisy) < r(restored) < r((restored + trees) / 2) < 1
+
+
+# baselines
+
+@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("grey", [False, True])
+def test_baselines_gain(flower, name, grey):
+    clean = flower.mean(-1, keepdims=True) if grey else flower
+    for sigma, least in zip(LEVELS, FLOOR[name][grey]):
+        noisy = awgn(clean, sigma, 0)
+        gain = psnr(baseline(name, sigma)(noisy), clean) - psnr(noisy, clean)
+        assert gain > least, (sigma, gain)
+
+
+@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("shape", [(40, 50, 1), (33, 65, 3), (48, 48, 4), (17, 9, 3)])
+def test_baselines_keep_the_shape(name, shape):
+    x = awgn(np.full(shape, .5, np.float32), 25, 0)
+    y = baseline(name, 25)(x)
+    assert y.shape == shape and y.dtype == np.float32 and y.std() < x.std()
+
+
+def test_parameters_are_linear_between_levels():
+    for name, parameters in TUNED.items():
+        for k, v in parameters.items():
+            if isinstance(v, tuple): assert tuned(name, 20)[k] == pytest.approx((v[0] + v[1]) / 2) and tuned(name, 99)[k] == v[2]
+            else: assert tuned(name, 20)[k] == v
+    assert tuned("skimage_wavelet", 20, shifts=0)["shifts"] == 0
+
+
+def test_unknown_baseline_and_absent_bm3d():
+    with pytest.raises(ConfigError, match="opencv_nlm"): baseline("opencv_nlms", 25)
+    if find_spec("bm3d") is None:
+        with pytest.raises(ConfigError, match="pip install bm3d"): evaluate({}, EvalConfig(baselines=("bm3d",)))
+
+
+def test_tune_finds_the_best(tmp_path, flower):
+    for i in range(3): put(tmp_path/f"{i}.png", np.roll(flower, 20 * i, 0))
+    found = tune("opencv_bilateral", dict(color=(.1, 5.), space=(2.,)), tmp_path, sigmas=(25,), count=2, side=96)[25]
+    assert found[0][1] == dict(color=5., space=2.) and found[0][0] > found[1][0] + 3
+    with pytest.raises(DataError): tune("opencv_nlm", {}, tmp_path/"none") if (tmp_path/"none").mkdir() is None else None
+
+
+# evaluation
+
+def test_the_perfect_denoiser(flower):
+    r = evaluate({"oracle": lambda x: flower}, FAST, {"a": flower}).mean("oracle", 25)
+    assert (r.mse, r.psnr, r.ssim, r.canopy_error, r.match_retention) == (0, None, 1, 0, 1) and r.s_per_mp > 0
+
+
+def test_order_and_noise_of_a_folder(tmp_path, flower, trees):
+    for name, x in dict(b=flower, a=trees, **{"sub/c": flower[:64]}).items(): put(tmp_path/f"{name}.png", x)
+    report = evaluate({}, EvalConfig(folder=str(tmp_path), baselines=(), noise_seed=5), metrics=("psnr",))
+    assert [r.image for r in report.rows[:3]] == ["a.png", "b.png", "sub/c.png"]
+    clean = read_image(tmp_path/"b.png").pixels
+    assert report.rows[1].psnr == pytest.approx(psnr(clean + np.random.default_rng(6).normal(0, 15 / 255, clean.shape).astype(np.float32), clean), abs=1e-9)
+    assert report.mean("noisy", 15).psnr == pytest.approx(np.mean([r.psnr for r in report.rows[:3]])) and report.mean("noisy", 15).ssim is None
+    assert str(tmp_path) not in report.model_dump_json()
+    again = evaluate({}, EvalConfig(folder=str(tmp_path), baselines=(), noise_seed=5), metrics=("psnr",))
+    assert again == report
+    put(tmp_path/"b.png", flower[::-1])
+    assert evaluate({}, EvalConfig(folder=str(tmp_path), baselines=(), noise_seed=5), metrics=("psnr",)).context.digest != report.context.digest
+
+
+def test_deep_and_grey_pictures(tmp_path, flower):
+    put(tmp_path/"deep.png", flower, np.uint16)
+    cv2.imwrite(str(tmp_path/"grey.png"), np.round(flower[..., 1] * 255).astype(np.uint8))
+    report = evaluate({}, EvalConfig(folder=str(tmp_path), baselines=FREE, sigmas=(25,)))
+    rows = {(r.image, r.method): r for r in report.rows}
+    assert rows["deep.png", "noisy"].psnr == pytest.approx(psnr(awgn(flower, 25, 0), flower), abs=.05)
+    assert rows["grey.png", "noisy"].canopy_error is None
+    for name in FREE: assert rows["grey.png", name].psnr > rows["grey.png", "noisy"].psnr + 3
+    assert report.mean("noisy", 25).canopy_error == rows["deep.png", "noisy"].canopy_error
+
+
+@pytest.mark.parametrize("names", [("x/a_noisy.png", "x/a_clean.png"), ("noisy/a.png", "clean/a.png")])
+def test_pairs(tmp_path, flower, names):
+    noisy = awgn(flower, 25, 3).clip(0, 1)
+    for name, x in zip(names, (noisy, flower)): put(tmp_path/name, x)
+    report = evaluate({}, EvalConfig(folder=str(tmp_path), baselines=("opencv_bilateral",)))
+    assert [m.condition for m in report.means] == ["paired"] * 2 and report.context.noise_seed is None
+    assert report.mean("noisy", "paired").psnr == pytest.approx(psnr(noisy, flower), abs=.05)
+    assert report.mean("opencv_bilateral", "paired").psnr > psnr(noisy, flower) + 3      # it was told a sensible sigma
+    put(tmp_path/names[0], noisy[1:])
+    with pytest.raises(DataError, match="a"): evaluate({}, EvalConfig(folder=str(tmp_path), baselines=()))
+    (tmp_path/names[1]).unlink()
+    with pytest.raises(DataError, match="pair"): evaluate({}, EvalConfig(folder=str(tmp_path), baselines=()))
+
+
+def test_a_stray_file_among_pairs(tmp_path, flower):
+    for name in ("a_noisy", "a_clean", "b"): put(tmp_path/f"{name}.png", flower)
+    with pytest.raises(DataError, match="pair"): find_cases(EvalConfig(folder=str(tmp_path)))
+
+
+def test_the_samples_are_the_default():
+    cases = find_cases(EvalConfig())
+    assert [c.name for c in cases] == sorted(s.file for s in SAMPLES.values())
+    report = evaluate({}, EvalConfig(sigmas=(25,), baselines=()), metrics=("psnr",))
+    satellite = next(r for r in report.rows if "landsat" in r.image)
+    x = to_float(read_image(sample("satellite")).data, (5000, 10000))
+    assert satellite.psnr == pytest.approx(psnr(awgn(x, 25, 2), x), abs=1e-9)
+
+
+def test_wrong_pictures_are_named(tmp_path, flower):
+    put(tmp_path/"good.png", flower)
+    whole = (tmp_path/"good.png").read_bytes()
+    (tmp_path/"torn.png").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(DataError, match="torn.png"): evaluate({}, EvalConfig(folder=str(tmp_path), baselines=(), sigmas=(25,)))
+    with pytest.raises(DataError, match="nan"): evaluate({}, FAST, {"nan": np.full((32, 32, 3), np.nan, np.float32)})
+    with pytest.raises(DataError, match="tiny"): evaluate({}, FAST, {"tiny": flower[:8, :8]})
+    with pytest.raises(DataError, match="mixes"): evaluate({}, FAST, {"a": flower, "b": (flower, flower)})
+    with pytest.raises(DataError): evaluate({}, FAST, {})
+    with pytest.raises(DataError): evaluate({}, EvalConfig(folder=str(tmp_path/"none")))
+
+
+def test_wrong_denoisers_are_named(flower):
+    def broken(x): raise RuntimeError("no memory")
+    for f, what in ((broken, "no memory"), (lambda x: x[..., :1], "shape"), (lambda x: x * np.nan, "finite"), (lambda x: None, "shape")):
+        with pytest.raises(ModelError, match=f"(?s)mine on picture.*{what}"): evaluate({"mine": f}, FAST, {"picture": flower})
+    with pytest.raises(ConfigError, match="opencv_nlm"): evaluate({"opencv_nlm": broken}, EvalConfig(), {"a": flower})
+    with pytest.raises(ConfigError, match="lpips"): evaluate({}, FAST, {"a": flower}, metrics=("lpips",))
+
+
+def test_every_method_gets_the_same_picture_after_one_warm_up(flower, trees):
+    seen = []
+    def spoil(x): seen.append(x.copy()); x[:] = 0; return x
+    def keep(x): assert x.any(); return x
+    report = evaluate({"spoil": spoil, "keep": keep}, EvalConfig(sigmas=(15, 25), baselines=()), {"a": flower, "b": trees})
+    assert len(seen) == 1 + 4 and np.array_equal(seen[0], seen[1])
+    for s in (15, 25): assert report.mean("keep", s).psnr == report.mean("noisy", s).psnr
+
+
+def test_threads_are_set_and_given_back(flower):
+    before, seen = cv2.getNumThreads(), []
+    def look(x): seen.append(cv2.getNumThreads()); return x
+    assert evaluate({"look": look}, FAST, {"a": flower}, threads=1).context.threads == 1 and set(seen) == {1} and cv2.getNumThreads() == before
+    with pytest.raises(ModelError): evaluate({"bad": lambda x: 1 / 0}, FAST, {"a": flower}, threads=1)
+    assert cv2.getNumThreads() == before
+
+
+# report and figures
+
+def test_report_is_json_with_a_schema(tmp_path, flower):
+    report = evaluate({"same": lambda x: x}, EvalConfig(sigmas=(0, 25), baselines=()), {"a": flower})
+    report.save(tmp_path/"report.json")
+    loaded = json.loads((tmp_path/"report.json").read_text("utf-8"))      # strict JSON: no NaN or Infinity
+    assert loaded["schema_version"] == 1 and loaded["means"][0]["psnr"] is None
+    assert Report.model_validate(loaded) == report
+    pytest.importorskip("jsonschema").validate(loaded, Report.model_json_schema())
+    lines = report.table().splitlines()
+    assert len(lines) == 2 + 4 and len({line.count("|") for line in lines}) == 1 and "| 25 | same |" in report.table()
+
+
+def test_save_whole_or_not_at_all(tmp_path, flower):
+    report = evaluate({}, FAST, {"a": flower}, metrics=("psnr",))
+    (tmp_path/"folder").mkdir()
+    for target in (tmp_path/"none"/"r.json", tmp_path/"folder"):
+        with pytest.raises(OutputError): report.save(target)
+    assert os.listdir(tmp_path) == ["folder"] and not os.listdir(tmp_path/"folder")
+
+
+def test_figures(flower):
+    pytest.importorskip("matplotlib")
+    noisy = awgn(flower, 25, 0)
+    fig = before_after(flower, noisy, {"bilateral": baseline("opencv_bilateral", 25)(noisy)}, zoom=(10, 20, 30, 40))
+    titles = [t for ax in fig.axes if (t := ax.get_title())]
+    assert len(titles) == 3 and f"{psnr(noisy, flower):.2f} dB" in titles[0]
+    for images in ({"a": flower}, {"a": (noisy, flower)}):
+        fig = plot_report(evaluate({"same": lambda x: x}, FAST, images))
+        assert len(fig.axes) == 4 and [ax.get_title() for ax in fig.axes][0] == "PSNR dB"
+
+
+# what is imported
+
+def run(code): return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_import_is_light():
+    out = run("import sys, agri_cae.evaluate; print(sorted({m.split('.')[0] for m in sys.modules} & {'keras','tensorflow','matplotlib','skimage','mlflow','pywt','bm3d','torch','pandas'}))")
+    assert out.stdout.strip() == "[]", out.stdout + out.stderr
+
+
+def test_base_install_is_enough_for_psnr():
+    out = run("""
+import sys
+for m in ("skimage", "matplotlib", "pywt"): sys.modules[m] = None
+import numpy as np
+from agri_cae.evaluate import *
+from agri_cae.metrics import ssim
+from agri_cae.config import ConfigError, EvalConfig
+x = {"a": np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)}
+r = evaluate({}, EvalConfig(baselines=("opencv_nlm", "opencv_bilateral")), x, metrics=("mse", "psnr", "canopy_error", "match_retention"))
+assert r.mean("opencv_nlm", 25).psnr and "SSIM" not in r.table()
+for f in (lambda: evaluate({}, EvalConfig(), x), lambda: evaluate({}, EvalConfig(baselines=("skimage_tv",)), x, metrics=("psnr",)), lambda: plot_report(r), lambda: before_after(x["a"], x["a"], {})):
+    try: f()
+    except ConfigError as e: assert "agri-cae[train]" in str(e), e
+    else: raise SystemExit("no ConfigError")
+print("fine")
+""")
+    assert out.stdout.strip() == "fine", out.stdout + out.stderr

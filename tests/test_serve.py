@@ -1,0 +1,258 @@
+"Serving: tiles, data types, bands, levels, trust in weights, memory, threads, and what is imported."
+import json, subprocess, sys, threading, tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import block_model, box_model, write_card
+
+from agri_cae import serve
+from agri_cae.config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig
+from agri_cae.images import SAMPLES, read_image, sample, to_float
+from agri_cae.serve import Denoiser, DenoisedBefore, denoise_file
+
+SHIPPED = "fast" in serve.shipped()
+needs_weights = pytest.mark.skipif(not SHIPPED, reason="no shipped weights")
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory): return box_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def block(tmp_path_factory): return block_model(tmp_path_factory.mktemp("model"))
+
+
+def noise(*shape, dtype=np.float32, seed=0):
+    x = np.random.default_rng(seed).random(shape, np.float32)
+    return x if dtype == np.float32 else (x * np.iinfo(dtype).max).astype(dtype)
+
+
+# tiles
+
+@pytest.mark.parametrize("size", [(200, 333), (64, 65), (129, 512), (1000, 71)])
+@pytest.mark.parametrize("tile", [64, 72, 128])
+def test_tiled_equals_whole(box, block, size, tile):
+    x = noise(*size, 3)
+    for path in (box, block):
+        whole, tiled = (Denoiser.load(path, tile=t, overlap=8)(x) for t in (2048, tile))
+        assert np.abs(whole - tiled).max() <= 1e-6
+
+
+def test_tiles_would_show_without_margin(box):
+    "The comparison above can fail: a card that claims less than the truth gives seams."
+    x, d = noise(192, 192, 3), Denoiser.load(box, tile=64, overlap=0)
+    blind = Denoiser(d.engine, d.card.model_copy(update={"receptive_field": 0}), d.cfg)
+    assert np.abs(blind(x) - d(x)).max() > 0.01
+
+
+def test_overlap_is_never_less_than_half_the_receptive_field(box):
+    d = Denoiser.load(box)
+    wide = Denoiser(d.engine, d.card.model_copy(update={"receptive_field": 300}), ServeConfig(tile=64, overlap=0))
+    assert wide.overlap >= 150 and wide.overlap % 8 == 0 and wide.tile > 2 * wide.overlap and wide.tile % 8 == 0
+    assert wide(noise(500, 500, 3)).shape == (500, 500, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 9, 3), (7, 8, 4), (8, 8, 1), (2, 2, 2)])
+def test_tiny(box, block, shape):
+    for path in (box, block):
+        y = Denoiser.load(path)(noise(*shape, dtype=np.uint8))
+        assert y.shape == shape and y.dtype == np.uint8
+
+
+def test_progress(box):
+    seen = []
+    Denoiser.load(box, tile=64, overlap=8)(noise(100, 150, 3), lambda *a: seen.append(a))
+    assert seen[-1][0] == seen[-1][1] == len(seen) == 6 and [s[0] for s in seen] == list(range(1, 7))
+
+
+# data types, bands, strength
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 2), (40, 50, 3), (40, 50, 4)])
+def test_same_shape_and_type_out(box, dtype, shape):
+    x = noise(*shape, dtype=dtype) if np.issubdtype(dtype, np.integer) else noise(*shape).astype(dtype)
+    before = x.copy()
+    y = Denoiser.load(box)(x)
+    assert y.shape == x.shape and y.dtype == x.dtype and (x == before).all()
+    inner = np.s_[1:-1, 1:-1]
+    one = np.float64(x).reshape(40, 50, -1)[..., 0]
+    mean = sum(np.roll(one, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
+    step = 1 if np.issubdtype(dtype, np.integer) else 1e-3
+    assert np.abs(np.float64(y).reshape(40, 50, -1)[..., 0] - mean)[inner].max() <= step
+    if x.ndim == 3 and x.shape[2] in (2, 4): assert (y[..., -1] == x[..., -1]).all()
+
+
+def test_model_of_one_band_takes_any_picture(tmp_path):
+    d = Denoiser.load(box_model(tmp_path, channels=1))
+    x = noise(30, 30, 3)
+    assert np.allclose(d(x)[..., 1], d(x[..., 1]), atol=1e-6)
+
+
+def test_strength(box):
+    x = noise(50, 60, 3, dtype=np.uint16)
+    none, half, full = (np.int64(Denoiser.load(box, strength=s)(x)) for s in (0, .5, 1))
+    assert (none == x).all()
+    assert np.abs(half - (none + full) / 2).max() <= 1
+    assert np.abs(full - x).max() > 1000
+
+
+def test_strength_0_returns_floats_exactly(box):
+    x = noise(9, 9).astype(np.float64) * 3 - 1
+    assert (Denoiser.load(box, strength=0)(x) == x).all()
+
+
+def test_value_range(box):
+    "The declared range is the unit of the model: a shifted and scaled picture gives the shifted and scaled result."
+    x = noise(50, 50, 3)
+    stored = (5000 + 5000 * x).astype(np.uint16)
+    seen = []
+    d = Denoiser.load(box, value_range=(5000, 10000))
+    spy = Denoiser(lambda b: (seen.append(b), d.engine(b))[1], d.card, d.cfg)
+    y = spy(stored)
+    assert np.abs(seen[0][0, :50, :50] - x).max() < 1e-3
+    assert y.dtype == np.uint16 and np.abs((np.float64(y) - 5000) / 5000 - d(5000 + 5000 * x) / 5000 + 1)[1:-1, 1:-1].max() < 1e-3
+
+
+def test_floats_are_not_clipped_integers_are(box):
+    d = Denoiser.load(box)
+    twice = Denoiser(lambda b: 3 * b, d.card, d.cfg)
+    assert twice(np.full((8, 8), .5, np.float32)).max() == 1.5
+    assert twice(np.full((8, 8), 200, np.uint8)).max() == 255
+
+
+@pytest.mark.parametrize("bad, what", [
+    (np.full((20, 20), np.nan, np.float32), "NaN"), (np.full((20, 20), np.inf), "NaN or infinite"), (np.full((20, 20, 3), 255.), "from 255"),
+    (np.zeros((20, 20), np.int32), "int32"), (np.zeros((20, 20), bool), "bool"), (np.zeros((0, 20), np.uint8), "empty"), (np.zeros((20, 20, 7), np.uint8), "7"),
+    (np.zeros(20, np.uint8), "no picture"), (np.zeros((2, 20, 20, 3), np.uint8), "no picture")])
+def test_bad_arrays(box, bad, what):
+    with pytest.raises(ImageError, match=what): Denoiser.load(box)(bad)
+
+
+# trust in weights
+
+def test_models_that_are_refused(tmp_path, box):
+    path = box_model(tmp_path / "a")
+    card = path.with_suffix(".json").read_text()
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ModelError, match="SHA-256"): Denoiser.load(path)
+    path.write_bytes(b"no model"); write_card(path, Card.model_validate_json(card))
+    with pytest.raises(ModelError, match="ONNX Runtime"): Denoiser.load(path)
+    path.with_suffix(".json").write_text("{}")
+    with pytest.raises(ModelError, match="card"): Denoiser.load(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ModelError, match="card"): Denoiser.load(path)
+    with pytest.raises(ModelError, match="shipped name"): Denoiser.load("fats")
+    with pytest.raises(ModelError): Denoiser.load(tmp_path)
+    with pytest.raises(ModelError): Denoiser.load(tmp_path / "gone.onnx")
+    with pytest.raises(ConfigError, match="strength"): Denoiser.load(box, strength=2)
+    with pytest.raises(ConfigError, match="engine"): Denoiser.load(box, engine="torch")
+
+
+def test_model_with_other_bands_than_its_card(tmp_path):
+    path = box_model(tmp_path, channels=1)
+    write_card(path, Card.model_validate_json(path.with_suffix(".json").read_text()).model_copy(update={"channels": 3}))
+    with pytest.raises(ModelError, match="shape"): Denoiser.load(path)
+
+
+def test_loaded_once_and_reloaded_when_replaced(tmp_path, monkeypatch):
+    import onnxruntime
+    path, made, real = box_model(tmp_path), [], onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *a, **k: (made.append(1), real(*a, **k))[1])
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: Denoiser.load(path, strength=i / 8), range(8)))
+    assert len(made) == 1
+    x = noise(30, 30, 3); before = Denoiser.load(path)(x)
+    box_model(tmp_path, side=5)
+    assert np.abs(Denoiser.load(path)(x) - before).max() > 0.01 and len(made) == 2
+
+
+def test_mlflow_uri(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("AGRI_CAE_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    before = mlflow.get_tracking_uri()
+    try:
+        with pytest.raises(ModelError, match="MLflow"): Denoiser.load("models:/nobody@champion")
+        path = box_model(tmp_path / "m")
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("t", (tmp_path / "artifacts").as_uri())) as run:
+            for f in path.parent.iterdir(): mlflow.log_artifact(f, "model")
+        assert Denoiser.load(f"runs:/{run.info.run_id}/model").card.name == "box"
+        client = mlflow.MlflowClient()
+        client.create_registered_model("agri_cae")
+        client.create_model_version("agri_cae", f"{run.info.artifact_uri}/model", run.info.run_id)
+        client.set_registered_model_alias("agri_cae", "champion", 1)
+        assert Denoiser.load("models:/agri_cae@champion").card.version == "3"
+        with pytest.raises(ModelError, match="no weights"): Denoiser.load(f"runs:/{run.info.run_id}/model", engine="keras")
+    finally: mlflow.set_tracking_uri(before)
+
+
+# memory, threads, imports
+
+def test_memory_follows_the_tile(box):
+    "Beyond the result, an array of 25 MP takes no more than one of 6 MP."
+    def peak(side):
+        x, d = np.zeros((side, side, 3), np.uint8), Denoiser.load(box, tile=512)
+        d = Denoiser(lambda b: b, d.card, d.cfg)
+        tracemalloc.start()
+        try: d(x); return tracemalloc.get_traced_memory()[1] - x.nbytes
+        finally: tracemalloc.stop()
+    small, large = peak(2500), peak(5000)
+    assert large < 1.1 * small and large < 12 * 512 * 512 * 3 * 4
+
+
+def test_shared_between_threads(box):
+    d = Denoiser.load(box, tile=64, overlap=8, threads=1)
+    xs = [noise(100 + 13 * i, 90, 3, seed=i) for i in range(12)]
+    with ThreadPoolExecutor(4) as pool: together = list(pool.map(d, xs))
+    assert all((a == d(x)).all() for a, x in zip(together, xs))
+
+
+@pytest.mark.parametrize("module", ["agri_cae.serve", "agri_cae.cli", "agri_cae.images", "agri_cae.demo"])
+def test_light_imports(module):
+    code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & {{'tensorflow', 'keras', 'mlflow', 'matplotlib', 'torch', 'jax', 'skimage', 'pandas'}}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (out.returncode, out.stdout.strip()) == (0, ""), out.stderr
+
+
+# files
+
+def test_file_keeps_depth_and_says_what_was_done(box, tmp_path):
+    d, out = Denoiser.load(box), tmp_path / "sub" / "out.tif"
+    denoise_file(d, sample("satellite"), out)
+    before, after = read_image(sample("satellite")), read_image(out)
+    assert after.data.dtype == np.uint16 and after.data.shape == before.data.shape
+    from agri_cae.images import provenance_of
+    assert provenance_of(after) == d.provenance == f"agri_cae {serve.__version__} box@3 strength=1"
+    with pytest.raises(DenoisedBefore, match="out.tif.*--force"): denoise_file(d, out, tmp_path / "again.tif")
+    assert not (tmp_path / "again.tif").exists()
+    denoise_file(d, out, tmp_path / "again.tif", force=True)
+    with pytest.raises(OutputError): denoise_file(d, sample("satellite"), out)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError): denoise_file(d, sample("satellite"), tmp_path / "file" / "out.tif")
+
+
+# the shipped model
+
+@needs_weights
+def test_onnx_equals_keras():
+    pytest.importorskip("keras")
+    x = to_float(read_image(sample("field_camera")).data)[:200, :301]
+    assert np.abs(Denoiser.load("fast")(x) - Denoiser.load("fast", engine="keras")(x)).max() <= 1e-4
+
+
+@needs_weights
+def test_no_seam_at_4_megapixels():
+    x = np.tile(read_image(sample("field_camera")).data, (5, 4, 1))[:2000, :2000]
+    x = to_float(x) + np.random.default_rng(0).normal(0, 25 / 255, x.shape).astype(np.float32)
+    whole, tiled = (Denoiser.load("fast", tile=t)(x) for t in (2048, 512))
+    assert np.abs(whole - tiled).max() <= 1e-4
+
+
+@needs_weights
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("sigma", [0, 15, 25, 50])
+def test_levels_are_kept(name, sigma):
+    "The mean of each band of a sample stays within half a grey level of 255, with and without noise."
+    x = to_float(read_image(sample(name)).data, SAMPLES[name][1])
+    x = x + np.random.default_rng(0).normal(0, sigma / 255, x.shape).astype(np.float32)
+    assert np.abs(Denoiser.load("fast")(x).mean((0, 1)) - x.mean((0, 1))).max() * 255 <= .5
