@@ -28,7 +28,7 @@ TUNED = dict(
     bm3d=dict(scale=(1., 1., 1.)))
 GREY = dict(
     opencv_nlm=dict(h=(.9, .9, .9), template=(5, 5, 7)),
-    opencv_bilateral=dict(color=(3.5, 4., 4.), space=(1.8, 2.7, 4.)))
+    opencv_bilateral=dict(color=(3.5, 4., 5.), space=(1.8, 2.7, 4.)))
 
 def tuned(
     name:str,        # a name in `BASELINES`

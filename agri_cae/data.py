@@ -236,11 +236,14 @@ class Crops(keras.utils.PyDataset):
         self.arrays = [tuple(_pad(a, patch) for a in (p if isinstance(p, tuple) else (p,))) for p in arrays]
         bands = sorted({a.shape[2] for p in self.arrays for a in p})
         if len(bands) > 1: raise DataError("Crops", f"got pictures of {bands} bands", "Give pictures with the same number of bands")
-        self.patch, self.batch, self.steps, self.seed, self.epoch, self.bands = patch, batch, steps, seed, epoch, bands[0]
+        self.patch, self.batch, self.steps, self.seed, self.epoch, self.bands, self.begun = patch, batch, steps, seed, epoch, bands[0], False
         self.scale_jitter = 1. if len(self.arrays[0]) == 2 else scale_jitter
 
     def __len__(self): return self.steps
-    def on_epoch_end(self): self.epoch += 1
+
+    # Keras also reports an end before the first epoch, and may start its threads before it reports a beginning: an epoch is over when it had begun
+    def on_epoch_begin(self): self.begun = True
+    def on_epoch_end(self): self.epoch, self.begun = self.epoch + self.begun, False
 
     def __getitem__(self, i):
         rng, n, p = np.random.default_rng([self.seed, self.epoch, i]), self.batch, self.patch

@@ -178,7 +178,7 @@ _PROTOCOL = dict(awgn="noisy = clean + default_rng(noise_seed + index in sorted 
 
 def _context(cfg, cases, metrics, threads, cpus):
     paired = cases[0].noisy is not None
-    described = dict(ssim={k: str(v) for k, v in SSIM.items()}, canopy_error=dict(index="excess green, Woebbecke 1995", threshold="Otsu of the clean picture"),
+    described = dict(ssim=SSIM, canopy_error=dict(index="excess green, Woebbecke 1995", threshold="Otsu of the clean picture"),
                      match_retention=dict(detector="sift", ratio=MatchReference.ratio, tolerance_px=MatchReference.tolerance, budget=MatchReference.limit))
     return Context(protocol=_PROTOCOL["paired" if paired else "awgn"], images=len(cases), digest=_digest(cases), noise_seed=None if paired else cfg.noise_seed, cpu_count=cpus, threads=threads,
                    metrics={m: described.get(m, {}) for m in metrics}, versions=_versions(),

@@ -198,6 +198,7 @@ _DCT = np.float32([[(.5 if u else .125**.5) * math.cos((2 * i + 1) * u * math.pi
 _DCT = np.kron(_DCT, _DCT)   # (64, 64): coefficients of a flattened 8x8 square
 _YCC = np.float32([[.299, .587, .114], [-.168735892, -.331264108, .5], [.5, -.418687589, -.081312411]])
 _RGB = np.linalg.inv(_YCC.astype(np.float64)).astype(np.float32)
+_ZERO = np.float32([0, 128, 128])
 
 # %% ../nbs/00b_noise.ipynb #06e26b9e
 def _code(
@@ -208,7 +209,7 @@ def _code(
     "What the quantised 8x8 cosine transform of T.81 leaves of each plane."
     B, C, H, W = ops.shape(planes)
     scale = ops.where(quality < 50, ops.floor(5000 / quality), 200 - 2 * quality)
-    q = ops.clip(ops.floor((table.reshape(64) * scale + 50) / 100), 1, 255)
+    q = ops.clip(ops.floor((ops.multiply(table.reshape(64), scale) + 50) / 100), 1, 255)
     squares = ops.transpose(ops.reshape(planes - 128, (B, C, H // 8, 8, W // 8, 8)), (0, 1, 2, 4, 3, 5))
     coef = ops.round(8 * ops.matmul(ops.reshape(squares, (B, C, (H // 8) * (W // 8), 64)), _DCT.T)) / 8
     coef = ops.sign(coef) * ops.floor(ops.abs(coef) / q + .50001) * q   # halves, which are frequent, away from zero as in libjpeg
@@ -249,13 +250,13 @@ class JPEG(Degradation):
         y = ops.round(ops.clip(x, 0, 1) * 255)
         for axis, n in ((1, H), (2, W)):
             if not (isinstance(n, int) and n % m == 0): y = ops.take(y, ops.minimum(ops.arange(n + (-n) % m), n - 1), axis=axis)
-        if C == 3: y = ops.clip(ops.round(ops.matmul(y, _YCC.T) + np.float32([0, 128, 128])), 0, 255)
+        if C == 3: y = ops.clip(ops.round(ops.add(ops.matmul(y, _YCC.T), _ZERO)), 0, 255)
         y = ops.transpose(y, (0, 3, 1, 2))
         if C == 3:
             colour = _halve(y[:, 1:]) if half else y[:, 1:]
             colour = _code(colour, _CHROMA, quality)
             y = ops.concatenate([_code(y[:, :1], _LUMA, quality), _double(colour) if half else colour], axis=1)
-            y = ops.matmul(ops.transpose(y, (0, 2, 3, 1)) - np.float32([0, 128, 128]), _RGB.T)
+            y = ops.matmul(ops.subtract(ops.transpose(y, (0, 2, 3, 1)), _ZERO), _RGB.T)
         else: y = ops.transpose(_code(y, _LUMA, quality), (0, 2, 3, 1))
         return ops.clip(ops.round(y[:, :H, :W]), 0, 255) / 255
 
@@ -302,6 +303,9 @@ class _Composer(Degradation):
     def __init__(self, parts, **kw):
         super().__init__(**kw)
         self.parts = [keras.saving.deserialize_keras_object(p) if isinstance(p, dict) else p for p in parts]
+    def build(self, input_shape):
+        for p in self.parts: p.build(input_shape)
+        self.built = True
     def get_config(self): return super().get_config() | dict(parts=[keras.saving.serialize_keras_object(p) for p in self.parts])
 
 @keras.saving.register_keras_serializable("agri_cae")

@@ -160,7 +160,7 @@ def test_deep_and_grey_pictures(tmp_path, flower):
     rows = {(r.image, r.method): r for r in report.rows}
     assert rows["deep.png", "noisy"].psnr == pytest.approx(psnr(awgn(flower, 25, 0), flower), abs=.05)
     assert rows["grey.png", "noisy"].canopy_error is None
-    for name in FREE: assert rows["grey.png", name].psnr > rows["grey.png", "noisy"].psnr + 3
+    for name in FREE: assert rows["grey.png", name].psnr > rows["grey.png", "noisy"].psnr + 1.5
     assert report.mean("noisy", 25).canopy_error == rows["deep.png", "noisy"].canopy_error
 
 

@@ -15,4 +15,4 @@ for path in sorted(Path("nbs").rglob("*.ipynb")):
             if o.output_type == "error" or o.get("name") == "stderr": found.append(f"{path} cell {i}: an error or something on stderr")
             text = "\n".join([o.get("text", ""), *(v if isinstance(v, str) else str(v) for k, v in o.get("data", {}).items() if not k.startswith("image/"))])
             found += [f"{path} cell {i}: {what}: {m[0][:100]}" for what, pattern in bad.items() if (m := re.search(pattern, text))]
-sys.exit("\n".join(found) or None)
+sys.exit("\n".join(dict.fromkeys(found)) or None)
