@@ -273,6 +273,7 @@ def evaluate(
 ):
     "Measure models and classical methods on the same noisy pictures."
     _hush(quiet)
+    if folder and not os.path.isdir(folder): raise ConfigError(folder, "is not a folder", "Check the path")
     cfg = EvalConfig(folder=folder, sigmas=_numbers(sigmas, "--sigmas"), baselines=tuple(b for b in baselines.split(",") if b))
     with _extra("train"):
         from agri_cae.evaluate import evaluate as run
@@ -297,6 +298,7 @@ def data_check(
 ):
     "Find pictures that should not be learned from: corrupt, tiny, blank, badly exposed, repeated. Exit code 1 when there are any."
     _hush(quiet)
+    if not os.path.isdir(folder): raise ConfigError(folder, "is not a folder", "Check the path")
     with _extra("train"):
         from agri_cae.check import check_images
         report = check_images(folder, progress=None if not quiet else False)
@@ -313,8 +315,9 @@ def demo(
 ):
     "Denoise three real pictures, train a small model, and write a report."
     _hush(quiet)
-    from agri_cae.demo import run_demo, summary
-    typer.echo(summary(run_demo(out, training, progress=not quiet)))
+    with _extra("train"):
+        from agri_cae.demo import run_demo, summary
+        typer.echo(summary(run_demo(out, training, progress=not quiet)))
 
 # %% ../nbs/08_cli.ipynb #300c2f37
 def _terminate(signum, frame): raise SystemExit(128 + signum)

@@ -266,6 +266,6 @@ def plot_report(
         if levels == ["paired"]: ax.set_xticks([])
         else: ax.set(xlabel="sigma", xticks=levels)
         ax.set_title(_COLUMNS.get(metric, (metric,))[0], fontsize=10)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     plt.close(fig)
     return fig

@@ -74,13 +74,14 @@ PRESETS = {
 }
 
 # %% ../nbs/02_model.ipynb #e30ef6ea
-def _conv(width, kernel=3, stride=1, **kw): return layers.Conv2D(width, kernel, strides=stride, padding="same", kernel_initializer="he_normal", **kw)
+def _conv(width, kernel=3, stride=1, init="he_normal"): return layers.Conv2D(width, kernel, strides=stride, padding="same", kernel_initializer=init)
+def _act(x): return layers.LeakyReLU(0.1)(x)
 
-def _block(x, n):
-    "`n` residual blocks of two 3x3 convolutions; each starts as the identity"
+def _blocks(x, n):
+    "`n` residual blocks of two 3x3 convolutions; each starts near the identity"
     for _ in range(n):
-        y = _conv(x.shape[-1], activation="relu")(x)
-        x = layers.add([x, layers.Conv2D(x.shape[-1], 3, padding="same", kernel_initializer="zeros")(y)])
+        y = _conv(x.shape[-1], init=keras.initializers.VarianceScaling(0.1))(_act(_conv(x.shape[-1])(x)))
+        x = layers.add([x, y])
     return x
 
 # %% ../nbs/02_model.ipynb #452e96c0
@@ -90,16 +91,16 @@ def multiscale(
 )->keras.Model:    # (B, H, W, channels) -> the same shape
     "The residual multi-scale convolutional autoencoder."
     noisy = keras.Input((None, None, channels), name="noisy")
-    x = SpaceToDepth()(PadToMultiple(2 ** len(p.widths))(layers.Rescaling(1., -0.5)(noisy)))
+    x = SpaceToDepth()(PadToMultiple(2 ** len(p.widths))(layers.Rescaling(4., -2.)(noisy)))
     x, skips = _conv(p.widths[0])(x), []
     for n, wider in zip(p.encoder, p.widths[1:]):
-        skips.append(_block(x, n))
-        x = _conv(wider, 2, 2)(skips[-1])
-    x = _block(x, p.middle)
+        skips.append(_blocks(x, n))
+        x = _act(_conv(wider, 2, 2)(_act(skips[-1])))
+    x = _blocks(x, p.middle)
     for n, skip in zip(reversed(p.decoder), reversed(skips)):
         x = layers.add([DepthToSpace()(_conv(4 * skip.shape[-1], 1)(x)), skip])
-        x = _block(x, n)
-    noise = DepthToSpace()(layers.Conv2D(4 * channels, 3, padding="same", kernel_initializer="zeros")(x))
+        x = _blocks(x if skip is skips[0] else _act(x), n)
+    noise = DepthToSpace()(_conv(4 * channels, init="zeros")(x))
     return keras.Model(noisy, layers.Subtract(dtype="float32")([noisy, CropLike(dtype="float32")(noise, noisy)]))
 
 # %% ../nbs/02_model.ipynb #f159f77c
