@@ -148,7 +148,7 @@ def find_pictures(
     if not files: raise DataError(root, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     if kind in ("clean", "noisy"): return root, kind, files, None
     noisy, clean, other = _find_pairs(files, root)
-    if kind == "paired" or noisy and clean: return root, "paired", *_partners(root, noisy, clean, other)
+    if kind == "paired" or noisy and (clean or other): return root, "paired", *_partners(root, noisy, clean, other)
     return root, "noisy" if len(noisy) == len(files) else "clean", files, None
 
 # %% ../nbs/00c_check.ipynb #3881333e

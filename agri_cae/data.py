@@ -115,24 +115,23 @@ def _items(report, files, partners, sources):
 
 # %% ../nbs/01_data.ipynb #cf4c3f99
 def open_dataset(
-    cfg:DataConfig,                # folder (empty: two photos from the package), kind, source pattern; pictures smaller than `cfg.patch` are left out
+    cfg:DataConfig,                # folder (empty: two photos from the package), kind, source pattern, value range; pictures smaller than `cfg.patch` are left out
     check=True,                    # leave out what `agri_cae.check` finds; False: keep everything, and refuse what cannot be read
     limits:CheckLimits|None=None,  # where the check draws the line; by default `CheckLimits(min_side=cfg.patch)`
-    value_range:tuple[float,float]|None=None, # stored values that mean 0 and 1; by default the range of the data type
     progress:bool|None=None,       # show a progress bar; by default on a terminal only
 )->DataSet:                        # items in the order of their names
     "Find, pair and check the pictures of a folder. Raises `DataError` or `ConfigError`."
     if cfg.folder: root, kind, files, partners = find_pictures(cfg.folder, cfg.kind)
     else: root, kind, files, partners = sample("airborne").parent, "clean", [sample("airborne"), sample("field_camera")], None
     sources = _sources(root, files, cfg.source_pattern)
-    report = check_files(root, files, partners, limits or CheckLimits(min_side=cfg.patch), kind, value_range, progress)
+    report = check_files(root, files, partners, limits or CheckLimits(min_side=cfg.patch), kind, cfg.value_range, progress)
     if not check:
         bad = [c for c in report.files if c.reason in ("unreadable", "corrupt")]
         if bad: raise DataError(root/bad[0].file, f"{bad[0].reason}: {bad[0].detail}", f"Remove it (there are {len(bad)} such), or open with check=True, which leaves it out")
         report = report.model_copy(update=dict(files=[c.model_copy(update=dict(reason="", of="")) for c in report.files]))
     if not report.kept: raise DataError(root, f"nothing is left after the check: {report.summary()}", "Give other pictures, or move the limits (see agri_cae.check)")
     if report.left_out: log.warning("%s: %s", root, report.summary())
-    return DataSet(root, _items(report, files, partners, sources), kind, value_range, report)
+    return DataSet(root, _items(report, files, partners, sources), kind, cfg.value_range, report)
 
 # %% ../nbs/01_data.ipynb #5570b02b
 def _groups(items, near):

@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'Scores', 'ImageScores', 'MeanScores', 'Context', 'Report'
            'before_after', 'plot_report']
 
 # %% ../nbs/04_evaluate.ipynb #572e2f00
-import hashlib, os, platform, re, statistics, time
+import hashlib, os, platform, statistics, time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from .baselines import BASELINES, LEVELS, baseline, tuned
-from .check import write_text
+from .check import find_pictures, write_text
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError
-from .images import SAMPLES, find_images, read_image, sample, show_images, to_float
+from .images import SAMPLES, read_image, sample, show_images, to_float
 from .metrics import SSIM, MatchReference, awgn, canopy_error, match_retention, mse, need, psnr, ssim
 
 # %% ../nbs/04_evaluate.ipynb #47751d85
@@ -100,18 +100,10 @@ class Case(NamedTuple):
     noisy: object = None
     value_range: tuple | None = None
 
-def _cases_of_folder(root):
-    if not root.is_dir(): raise DataError(root, "is not a folder", "Check the path")
-    files = {f.relative_to(root).as_posix(): f for f in find_images(root)}
-    form = r"(?P<part>noisy|clean)/(?P<key>.*)" if all((root/p).is_dir() for p in ("noisy", "clean")) else r"(?P<key>.*)_(?P<part>noisy|clean)"
-    pairs = {}
-    for name, f in files.items():
-        if m := re.fullmatch(form, name.rsplit(".", 1)[0], re.I | re.S): pairs.setdefault(m["key"], {}).setdefault(m["part"].lower(), []).append(f)
-    if not any("noisy" in p for p in pairs.values()): return [Case(name, f) for name, f in files.items()]
-    odd = [k for k, p in pairs.items() if sorted(p) != ["clean", "noisy"] or any(len(f) > 1 for f in p.values())]
-    if odd or len(files) != 2 * len(pairs):
-        raise DataError(root, f"holds files that are not in a pair of one noisy and one clean picture{': ' + ', '.join(odd[:3]) if odd else ''}", "Complete or remove them")
-    return [Case(k, p["clean"][0], p["noisy"][0]) for k, p in pairs.items()]
+def _cases_of_folder(folder):
+    root, kind, files, partners = find_pictures(folder)
+    if kind == "noisy": raise DataError(root, "holds noisy pictures without their clean partners, so no pair to compare", "Add the clean pictures")
+    return [Case(f.relative_to(root).as_posix(), f, n) for f, n in zip(files, partners or [None] * len(files))]
 
 # %% ../nbs/04_evaluate.ipynb #23d1d992
 def find_cases(
@@ -120,7 +112,7 @@ def find_cases(
 )->list[Case]:            # in sorted order, which gives each picture its noise
     "What an evaluation measures on. Raises `DataError` when there is nothing or a pair is incomplete."
     if images is not None: cases = [Case(k, *(reversed(v) if isinstance(v, tuple) else [v])) for k, v in images.items()]
-    elif cfg.folder: cases = _cases_of_folder(Path(cfg.folder).expanduser())
+    elif cfg.folder: cases = _cases_of_folder(cfg.folder)
     else: cases = [Case(s.file, sample(k), None, s.value_range) for k, s in SAMPLES.items()]
     if not cases: raise DataError(cfg.folder or "images", "holds no images", "Put PNG, JPEG, TIFF or WebP files there")
     if len({c.noisy is None for c in cases}) > 1: raise DataError("images", "mixes pairs with clean pictures", "Evaluate them one after the other")
@@ -240,8 +232,7 @@ def before_after(
     zoom:tuple|None=None,  # (row, column, height, width) of the piece that is magnified; by default a fifth of the height about the centre
     size:float=2.6,        # width of a picture, inches
 ):                         # a matplotlib figure
-    "Noisy, restored and clean side by side, with their PSNR, and a piece of each magnified."
-    need("matplotlib.pyplot")
+    "Noisy, restored and clean side by side, with their PSNR, and a piece of each magnified. Raises `ConfigError` without matplotlib."
     h, w = clean.shape[:2]
     side = max(8, min(h, w) // 5)
     titles = [f"{k}: {psnr(x, clean):.2f} dB" for k, x in dict(noisy=noisy, **restored).items()] + ["clean"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from . import formats, geotiff
-from .config import AgriCaeError, ImageError, OutputError, Settings
+from .config import AgriCaeError, ConfigError, ImageError, OutputError, Settings
 from .exif import GPS_IFD, PROCESSING_SOFTWARE, fix_exif, fix_xmp, orientation, pack_exif, read_exif, values
 from .formats import log
 
@@ -187,8 +187,9 @@ def show_images(
     zoom=None,    # (row, column, height, width) of a piece that is shown magnified below
     size=3.,      # width of a picture, inches
 ):                # matplotlib figure
-    "Pictures side by side."
-    import matplotlib.pyplot as plt
+    "Pictures side by side. Raises `ConfigError` without matplotlib."
+    try: import matplotlib.pyplot as plt
+    except ImportError: raise ConfigError("matplotlib", "is not installed", 'pip install "agri-cae[train]"') from None
     images = [np.asarray(i) for i in images]
     images = [np.atleast_3d(i if i.dtype == np.uint8 else np.clip(i, 0, 1)) for i in images]
     cols = cols or min(len(images), 4); rows = -(-len(images) // cols); k = 2 if zoom else 1

@@ -27,24 +27,24 @@ def need(
 
 # %% ../nbs/03b_metrics.ipynb #e830e040
 def _both(restored, clean):
-    "The two pictures as float32 (H, W, C), the restored one clipped to [0, 1]; raises `DataError` when they differ in shape"
+    "The two pictures as float32 (H, W, C), both clipped to [0, 1]; raises `DataError` when they differ in shape"
     a, b = (np.asarray(x, np.float32) for x in (restored, clean))
     if a.shape != b.shape: raise DataError("picture", f"has shape {a.shape}, its clean partner {b.shape}", "Compare pictures of one size")
-    return np.clip(a, 0, 1), b
+    return np.clip(a, 0, 1), np.clip(b, 0, 1)
 
 def mse(
     restored:np.ndarray, # (H, W, C); clipped to [0, 1]
-    clean:np.ndarray,    # (H, W, C) in [0, 1]
+    clean:np.ndarray,    # the same shape; clipped to [0, 1] too
 )->float:                # mean over pixels and bands
-    "Mean squared error. Raises `DataError` when the shapes differ."
+    "Mean squared error of two pictures that are clipped to [0, 1] first. Raises `DataError` when the shapes differ."
     a, b = _both(restored, clean)
     return float(np.mean(np.square(a - b, dtype=np.float64)))
 
 def psnr(
     restored:np.ndarray, # (H, W, C); clipped to [0, 1]
-    clean:np.ndarray,    # (H, W, C) in [0, 1]
+    clean:np.ndarray,    # the same shape; clipped to [0, 1] too
 )->float:                # decibel; infinite when equal
-    "Peak signal-to-noise ratio, 10 log10(1 / MSE), for a peak of 1."
+    "Peak signal-to-noise ratio, 10 log10(1 / MSE), for a peak of 1; both pictures are clipped to [0, 1] first."
     m = mse(restored, clean)
     return float(-10 * np.log10(m)) if m > 0 else float("inf")
 
@@ -53,9 +53,9 @@ SSIM = dict(data_range=1., channel_axis=-1, gaussian_weights=True, sigma=1.5, us
 
 def ssim(
     restored:np.ndarray, # (H, W, C); clipped to [0, 1]
-    clean:np.ndarray,    # (H, W, C) in [0, 1]
+    clean:np.ndarray,    # the same shape; clipped to [0, 1] too
 )->float:                # at most 1, for equal pictures
-    "Structural similarity (Wang et al. 2004), mean over bands. Raises `DataError` below 11 x 11 pixels, `ConfigError` without scikit-image."
+    "Structural similarity (Wang et al. 2004) of two pictures that are clipped to [0, 1] first, mean over bands. Raises `DataError` below 11 x 11 pixels, `ConfigError` without scikit-image."
     a, b = _both(restored, clean)
     if min(b.shape[:2]) < 11: raise DataError("picture", f"is {b.shape[1]} x {b.shape[0]} pixels, less than the 11 x 11 window of SSIM", "Use larger pictures")
     return float(need("skimage.metrics").structural_similarity(b, a, **SSIM))

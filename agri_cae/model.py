@@ -110,7 +110,7 @@ def classic(
     "The textbook convolutional autoencoder (after Masci et al. 2011): three scales, no skips."
     noisy = keras.Input((None, None, channels), name="noisy")
     x = PadToMultiple(8)(noisy)
-    for width in (32, 64, 64): x = layers.MaxPooling2D(2)(_conv(width, activation="relu")(x))
+    for width in (32, 64, 64): x = layers.MaxPooling2D(2)(layers.ReLU()(_conv(width)(x)))
     for width in (64, 64, 32): x = layers.Conv2DTranspose(width, 3, strides=2, padding="same", activation="relu", kernel_initializer="he_normal")(x)
     return keras.Model(noisy, CropLike(dtype="float32")(_conv(channels)(x), noisy))
 

@@ -23,7 +23,8 @@ SUFFIX = {"onnx": ".onnx", "keras": ".keras"}
 
 def shipped()->list[str]: # names
     "The models in the package."
-    return sorted(p.name[:-5] for p in files("agri_cae").joinpath("weights").iterdir() if p.name.endswith(".json"))
+    folder = files("agri_cae").joinpath("weights")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".json")) if folder.is_dir() else []
 
 # %% ../nbs/05_serve.ipynb #d2bb0c6e
 def model_path(
@@ -166,6 +167,27 @@ def _denoise_tile(engine, channels, cfg, tile):
     if cfg.strength < 1: y = x + np.float32(cfg.strength) * (y - x)
     return from_float(y, tile.dtype, cfg.value_range)
 
+# %% ../nbs/05_serve.ipynb #b86227b0
+def _drift(before, after, lo, hi):
+    "Mean of before - after over the pixels of a band (H, W) that came out within lo to hi; some rows at a time, which bounds the memory"
+    total, n = 0., 0
+    for i in range(0, len(after), 64):
+        y = np.ascontiguousarray(after[i:i+64])
+        inside, d = (lo <= y) & (y <= hi), np.subtract(before[i:i+64], y, dtype=np.float32)
+        d *= inside; total += d.sum(dtype=np.float64); n += np.count_nonzero(inside)
+    return total / max(n, 1)
+
+def _keep_levels(before, after, value_range):
+    "Give each band of `after` (H, W, bands) the mean of `before`, in place"
+    lo, hi = from_float([-.25, 1.25], after.dtype, value_range)
+    for x, y in zip(np.moveaxis(before, 2, 0), np.moveaxis(after, 2, 0)):
+        for _ in range(3):   # once, and again where values saturate
+            drift = _drift(x, y, lo, hi)
+            if np.issubdtype(y.dtype, np.floating): y += y.dtype.type(drift); break
+            if not (k := round(drift)): break
+            np.clip(y, max(-k, 0), np.iinfo(y.dtype).max - max(k, 0), out=y)
+            np.add(y, np.int64(k), out=y, casting="unsafe")
+
 # %% ../nbs/05_serve.ipynb #3e4d72f3
 class DenoisedBefore(ImageError): "A picture carries the mark of a former pass."
 
@@ -226,6 +248,7 @@ def _denoise(d, image, progress):
         tile = _denoise_tile(d.engine, d.card.channels, d.cfg, _window(src, r[:2], c[:2]))
         dst[r[2]:r[3], c[2]:c[3]] = tile[r[2] - r[0]:r[3] - r[0], c[2] - c[0]:c[3] - c[0]]
         if progress: progress(i + 1, len(grid))
+    _keep_levels(src, dst, d.cfg.value_range)
     return out
 
 # %% ../nbs/05_serve.ipynb #211d9797

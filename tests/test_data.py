@@ -304,7 +304,7 @@ def test_depths_alpha_and_grey(tmp_path):
     for a, k in zip(load_arrays(open_dataset(cfg(tmp_path))), range(3)): assert a.dtype == np.uint8 and (a == window(k)).all()
     for k in (1, 2): write(tmp_path/"dn"/f"{k}.png", 5000 + window(k)[..., 1:2].astype(np.uint16) * 4)
     with pytest.raises(DataError, match="nothing is left.*2 blank"): open_dataset(cfg(tmp_path/"dn"))           # a fraction of a step on the 8-bit scale
-    ds = open_dataset(cfg(tmp_path/"dn"), value_range=(5000, 5000 + 4 * 255))
+    ds = open_dataset(cfg(tmp_path/"dn", value_range=(5000, 5000 + 4 * 255)))
     for a, k in zip(load_arrays(ds), (1, 2)): assert (a == window(k)[..., 1:2]).all()
 
 

@@ -79,8 +79,11 @@ def test_same_shape_and_type_out(box, dtype, shape):
     inner = np.s_[1:-1, 1:-1]
     one = np.float64(x).reshape(40, 50, -1)[..., 0]
     mean = sum(np.roll(one, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
-    step = 1 if np.issubdtype(dtype, np.integer) else 1e-3
-    assert np.abs(np.float64(y).reshape(40, 50, -1)[..., 0] - mean)[inner].max() <= step
+    y1 = np.float64(y).reshape(40, 50, -1)[..., 0]
+    integer = np.issubdtype(dtype, np.integer)
+    assert abs(y1.mean() - one.mean()) <= (.5 if integer else 1e-3)        # the level of the band is kept: the model, dark at the border, would lower it
+    drift = np.median(y1 - mean)                                           # by a constant
+    assert drift > 0 and np.abs(y1 - mean - drift)[inner].max() <= (1 if integer else 2e-3)
     if x.ndim == 3 and x.shape[2] in (2, 4): assert (y[..., -1] == x[..., -1]).all()
 
 

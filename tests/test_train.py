@@ -1,0 +1,127 @@
+"Whole training runs: killed and resumed, tracked, by notebook, on pairs, within budgets."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+
+from agri_cae.config import ConfigError, DataError, TrainConfig, flatten, unflatten
+from agri_cae.fit import fit
+from agri_cae.images import sample, read_image
+from agri_cae.serve import Denoiser
+from agri_cae.train import open_store, pipeline, run_notebook, train
+
+TINY = dict(epochs=4, steps_per_epoch=4, patch=32, batch=2, ema=0.9)
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("AGRI_CAE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    "Two halves of the field photo, one to learn from and one to validate on"
+    photo = read_image(sample("field_camera")).data
+    return photo[:, :320], photo[:, 320:]
+
+
+def runner(folder):
+    code = f"""
+import sys; from agri_cae.config import TrainConfig, unflatten; from agri_cae.train import train
+train(unflatten(TrainConfig, {TINY!r}), {str(folder)!r}, track=False, progress=False)"""
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    killed = runner(tmp_path / "killed")
+    log, deadline = tmp_path / "killed" / "train.jsonl", time.monotonic() + 300
+    while not (log.exists() and "epoch 2" in log.read_text()):
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "fast.keras").exists()
+    cfg = unflatten(TrainConfig, TINY)
+    resumed = train(cfg, tmp_path / "killed", track=False, progress=False)
+    whole = train(cfg, tmp_path / "whole", track=False, progress=False)
+    assert [h["epoch"] for h in resumed.fitted.state.history] == [0, 1, 2, 3]
+    for a, b in zip(resumed.fitted.net.get_weights(), whole.fitted.net.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    assert resumed.score == pytest.approx(whole.score, abs=1e-4)
+
+
+def test_the_notebooks_parameters_are_a_train_config():
+    found = papermill.inspect_notebook(str(pipeline()))
+    assert set(found) == {*flatten(TrainConfig()), "out", "run_id"}
+    unflatten(TrainConfig, {k: eval(v["default"]) for k, v in found.items() if k not in ("out", "run_id")})
+
+
+def test_the_smoke_run_of_the_notebook(tmp_path):
+    run_id = run_notebook(dict(epochs=1, steps_per_epoch=2, patch=32, batch=2), tmp_path / "run", progress=False)
+    mlflow, _ = open_store()
+    client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.params["patch"] == "32"
+    assert {"train.ipynb", "curves.png", "before_after.png", "train.jsonl", "model"} <= {a.path for a in client.list_artifacts(run_id)}
+    assert [m.step for m in client.get_metric_history(run_id, "val_psnr")] == [0]
+    pictures = [o for c in nbformat.read(tmp_path / "run" / "train.ipynb", 4).cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 4
+    lines = [json.loads(l) for l in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
+    assert {l["run_id"] for l in lines} == {run_id}
+    noisy = np.random.default_rng(0).random((40, 56, 3), dtype="float32")
+    logged = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], output_format="list")
+    assert {m.name for m in logged} == {"onnx", "keras"}
+    for uri in (f"runs:/{run_id}/model", *(f"models:/{m.model_id}" for m in logged)):
+        assert Denoiser.load(uri)(noisy).shape == noisy.shape
+
+
+def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError):
+        run_notebook(dict(folder=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
+    mlflow, experiment = open_store()
+    run, = mlflow.search_runs([experiment], output_format="list")
+    assert run.info.status == "FAILED"
+    assert [a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == ["train.ipynb"]
+    assert "DataError" in (tmp_path / "run" / "train.ipynb").read_text()
+
+
+def test_wrong_parameters_start_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="learning_rate"): run_notebook(dict(learning_rate=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures):
+    import cv2
+    for i, p in enumerate(pictures): cv2.imwrite(str(tmp_path / f"{i}.png"), p)
+    cfg = unflatten(TrainConfig, TINY | dict(epochs=1))
+    train(cfg, tmp_path / "run", track=False, progress=False)
+    other = cfg.model_copy(update=dict(data=cfg.data.model_copy(update=dict(folder=str(tmp_path)))))
+    with pytest.raises(DataError, match="digest"): train(other, tmp_path / "run", track=False, progress=False)
+
+
+def test_pairs_are_learned_without_added_noise(tmp_path, pictures):
+    rng = np.random.default_rng(0)
+    pairs = [(np.clip(p + rng.normal(0, 20, p.shape), 0, 255).astype("uint8"), p) for p in pictures]
+    done = fit(unflatten(TrainConfig, TINY | dict(epochs=1)), pairs[:1], pairs[1:], tmp_path, progress=False)
+    assert list(done.sets) == ["pairs"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_budgets_end_a_run(tmp_path, pictures, precision):
+    short = fit(unflatten(TrainConfig, TINY | dict(epochs=10_000, minutes=0.02, precision=precision)), pictures[:1], pictures[1:], tmp_path, progress=False)
+    assert short.state.seconds >= 1.2 and short.state.epoch < 10_000
+    assert all(w.dtype == "float32" and np.isfinite(w).all() for w in short.net.get_weights())
+
+
+def test_patience_ends_a_run(tmp_path, pictures):
+    stale = fit(unflatten(TrainConfig, TINY | dict(epochs=50, patience=2, lr=1e-9, ema=0)), pictures[:1], pictures[1:], tmp_path, progress=False)
+    assert stale.state.epoch - 1 - stale.state.best_epoch == 2
+
+
+def test_a_run_goes_on_from_shipped_weights(tmp_path):
+    first = train(unflatten(TrainConfig, TINY | dict(epochs=1)), tmp_path / "a", track=False, progress=False)
+    second = train(unflatten(TrainConfig, TINY | dict(epochs=1, init_from=str(first.weights))), tmp_path / "b", track=False, progress=False)
+    assert len(second.card.history) == 2 and second.card.version == "2"
+    assert str(tmp_path) not in second.card.model_dump_json()
