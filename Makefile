@@ -39,7 +39,7 @@ readme: setup ## README.md from nbs/index.ipynb
 
 bench: setup ## Measure the shipped model on the pictures in DATA: writes nbs/results/
 	@mkdir -p nbs/results
-	$(BIN)agri-cae evaluate $(DATA) --baselines opencv_nlm,skimage_wavelet --out nbs/results/test_report.json
+	$(BIN)agri-cae evaluate $(DATA) --baselines opencv_nlm,skimage_wavelet,skimage_wavelet_spun --out nbs/results/test_report.json
 
 wheel: setup ## The wheel, in dist/
 	@rm -rf build dist

@@ -24,5 +24,5 @@ setup(
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["agri_cae=agri_cae._modidx:d"]}, # nbdev: links between pages
     packages=[*find_namespace_packages(include=["agri_cae*"], exclude=["*__pycache__*"]), "agri_cae.pipelines"],
     package_dir={"agri_cae.pipelines": "nbs/pipelines"},
-    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*"], "agri_cae.pipelines": ["*.ipynb"]},
+    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*"], "agri_cae.pipelines": ["*.ipynb", "*.yaml"]},
 )

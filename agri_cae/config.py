@@ -172,7 +172,7 @@ class ServeConfig(Entity):
     "How a `Denoiser` runs."
     model: str = Field("fast", description="shipped name, path of an .onnx or .keras file, or an MLflow URI")
     strength: float = Field(1., ge=0, le=1, description="0 returns the input, 1 the model's output")
-    tile: int = Field(512, ge=64, multiple_of=8, description="side of the square that is denoised at once, pixels; memory follows it")
+    tile: int = Field(1024, ge=64, multiple_of=8, description="side of the square that is denoised at once, pixels; memory follows it")
     overlap: int = Field(64, ge=0, multiple_of=8, description="pixels that neighbouring tiles share on each side")
     threads: int = Field(0, ge=0, description="threads of the engine; 0: all cores")
     value_range: ValueRange | None = Field(None, description="stored values that mean 0 and 1; by default the range of the data type")

@@ -7,7 +7,7 @@ __all__ = ['PRESETS', 'PadToMultiple', 'CropLike', 'SpaceToDepth', 'DepthToSpace
            'macs_per_pixel', 'receptive_field', 'git_commit', 'versions', 'export_onnx', 'save_model', 'load_model']
 
 # %% ../nbs/02_model.ipynb #9c517fc5
-import math, os, platform, subprocess, tempfile
+import math, os, platform, subprocess, tempfile, warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +70,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "fast": Preset((32, 64, 64), (0, 0), (0, 1), 1),
     "base": Preset((64, 96, 128), (0, 1), (1, 1), 3),
-    "best": Preset((96, 160, 256), (1, 1), (1, 1), 3),
+    "best": Preset((96, 160, 256), (1, 1), (1, 1), 4),
 }
 
 # %% ../nbs/02_model.ipynb #e30ef6ea
@@ -171,7 +171,8 @@ def export_onnx(
     "Write float32 ONNX with dynamic batch, height and width: input `noisy`, one output, NHWC. Replaces the file at once."
     path = Path(path)
     channels = model.input_shape[-1]
-    with tempfile.TemporaryDirectory(dir=path.parent) as tmp:
+    with tempfile.TemporaryDirectory(dir=path.parent) as tmp, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)   # tf2onnx asks NumPy for a name that is gone
         model.export(f"{tmp}/m.onnx", format="onnx", verbose=False,
                      input_signature=[keras.InputSpec(shape=(None, None, None, channels), dtype="float32", name="noisy")])
         os.replace(f"{tmp}/m.onnx", path)

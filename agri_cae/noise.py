@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from .config import ConfigError, NoiseConfig
+from .jpeg import check_subsampling, code_jpeg
 
 # %% ../nbs/00b_noise.ipynb #de352e71
 def _range(
@@ -190,76 +191,18 @@ class Defocus(Degradation):
     def get_config(self): return super().get_config() | dict(radius=self.radius)
 
 # %% ../nbs/00b_noise.ipynb #de873bfa
-_LUMA = np.float32([[16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
-                    [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92], [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]])
-_CHROMA = np.full((8, 8), 99, np.float32)
-_CHROMA[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-_DCT = np.float32([[(.5 if u else .125**.5) * math.cos((2 * i + 1) * u * math.pi / 16) for i in range(8)] for u in range(8)])
-_DCT = np.kron(_DCT, _DCT)   # (64, 64): coefficients of a flattened 8x8 square
-_YCC = np.float32([[.299, .587, .114], [-.168735892, -.331264108, .5], [.5, -.418687589, -.081312411]])
-_RGB = np.linalg.inv(_YCC.astype(np.float64)).astype(np.float32)
-_ZERO = np.float32([0, 128, 128])
-
-# %% ../nbs/00b_noise.ipynb #06e26b9e
-def _code(
-    planes,  # (B, C, H, W), values 0 to 255, H and W multiples of 8
-    table,   # (8, 8) quantisation table at quality 50
-    quality, # (B, 1, 1, 1), whole numbers 1 to 100
-):           # the same, after coding and decoding
-    "What the quantised 8x8 cosine transform of T.81 leaves of each plane."
-    B, C, H, W = ops.shape(planes)
-    scale = ops.where(quality < 50, ops.floor(5000 / quality), 200 - 2 * quality)
-    q = ops.clip(ops.floor((ops.multiply(table.reshape(64), scale) + 50) / 100), 1, 255)
-    squares = ops.transpose(ops.reshape(planes - 128, (B, C, H // 8, 8, W // 8, 8)), (0, 1, 2, 4, 3, 5))
-    coef = ops.round(8 * ops.matmul(ops.reshape(squares, (B, C, (H // 8) * (W // 8), 64)), _DCT.T)) / 8
-    coef = ops.sign(coef) * ops.floor(ops.abs(coef) / q + .50001) * q   # halves, which are frequent, away from zero as in libjpeg
-    squares = ops.reshape(ops.matmul(coef, _DCT), (B, C, H // 8, W // 8, 8, 8))
-    return ops.clip(ops.round(ops.reshape(ops.transpose(squares, (0, 1, 2, 4, 3, 5)), (B, C, H, W)) + 128), 0, 255)
-
-# %% ../nbs/00b_noise.ipynb #718a0f26
-def _halve(p): # (B, C, H, W) -> (B, C, H/2, W/2), mean of 2x2 pixels, rounded up and down in turn as in libjpeg
-    B, C, H, W = ops.shape(p)
-    total = ops.sum(ops.reshape(p, (B, C, H // 2, 2, W // 2, 2)), (3, 5))
-    return ops.floor((total + 1 + ops.cast(ops.arange(W // 2) % 2, "float32")) / 4)
-
-def _double(p): # (B, C, H, W) -> (B, C, 2H, 2W), triangle filter and rounding as in libjpeg's decoder
-    for axis in (2, 3):
-        n, shape = ops.shape(p)[axis], list(ops.shape(p))
-        i = ops.arange(n)
-        near = [ops.take(p, j, axis=axis) for j in (ops.maximum(i - 1, 0), ops.minimum(i + 1, n - 1))]
-        shape[axis] = 2 * n
-        p = ops.reshape(ops.stack([.75 * p + .25 * q for q in near], axis=axis + 1), shape)
-    return ops.floor(p + (8 - ops.cast(ops.arange(2 * n) % 2, "float32")) / 16)
-
-# %% ../nbs/00b_noise.ipynb #8cd137d0
 @keras.saving.register_keras_serializable("agri_cae")
 class JPEG(Degradation):
-    "JPEG coding and decoding (ITU-T T.81, libjpeg's quality scale). RGB goes through YCbCr; with other than 3 bands each is coded alone as brightness."
+    "JPEG coding and decoding by `code_jpeg`; the result is clipped to [0, 1] and rounded to 8 bits."
     def __init__(self,
         quality=(40, 95),       # 1 to 100, rounded to whole numbers
         subsampling="4:2:0",    # of colour: "4:2:0" or "4:4:4"
         **kw,
     ):
         super().__init__(**kw)
-        if subsampling not in ("4:2:0", "4:4:4"): raise ConfigError(f"subsampling {subsampling!r}", "is unknown", "Use 4:2:0 or 4:4:4")
-        self.quality, self.subsampling = _range("quality", quality, 1, 100), subsampling
+        self.quality, self.subsampling = _range("quality", quality, 1, 100), check_subsampling(subsampling)
 
-    def call(self, x):
-        (_, H, W, C), half = ops.shape(x), self.subsampling == "4:2:0"
-        quality, m = ops.round(self.draw(x, self.quality)), 16 if half and C == 3 else 8
-        y = ops.round(ops.clip(x, 0, 1) * 255)
-        for axis, n in ((1, H), (2, W)):
-            if not (isinstance(n, int) and n % m == 0): y = ops.take(y, ops.minimum(ops.arange(n + (-n) % m), n - 1), axis=axis)
-        if C == 3: y = ops.clip(ops.round(ops.add(ops.matmul(y, _YCC.T), _ZERO)), 0, 255)
-        y = ops.transpose(y, (0, 3, 1, 2))
-        if C == 3:
-            colour = _halve(y[:, 1:]) if half else y[:, 1:]
-            colour = _code(colour, _CHROMA, quality)
-            y = ops.concatenate([_code(y[:, :1], _LUMA, quality), _double(colour) if half else colour], axis=1)
-            y = ops.matmul(ops.subtract(ops.transpose(y, (0, 2, 3, 1)), _ZERO), _RGB.T)
-        else: y = ops.transpose(_code(y, _LUMA, quality), (0, 2, 3, 1))
-        return ops.clip(ops.round(y[:, :H, :W]), 0, 255) / 255
-
+    def call(self, x): return code_jpeg(x, ops.round(self.draw(x, self.quality)), self.subsampling)
     def get_config(self): return super().get_config() | dict(quality=self.quality, subsampling=self.subsampling)
 
 # %% ../nbs/00b_noise.ipynb #57b2bca5

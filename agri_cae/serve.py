@@ -174,7 +174,7 @@ def _drift(before, after, lo, hi):
     for i in range(0, len(after), 64):
         y = np.ascontiguousarray(after[i:i+64])
         inside, d = (lo <= y) & (y <= hi), np.subtract(before[i:i+64], y, dtype=np.float32)
-        d *= inside; total += d.sum(dtype=np.float64); n += np.count_nonzero(inside)
+        np.copyto(d, 0, where=~inside); total += d.sum(dtype=np.float64); n += np.count_nonzero(inside)
     return total / max(n, 1)
 
 def _keep_levels(before, after, value_range):

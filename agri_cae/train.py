@@ -6,7 +6,7 @@
 __all__ = ['log', 'open_store', 'Track', 'Trained', 'train', 'pipeline', 'run_notebook']
 
 # %% ../nbs/03_train.ipynb #45c98ca1
-import json, logging, sys
+import json, logging, sys, warnings
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from .config import Card, ConfigError, DataError, JsonFormatter, Settings, TrainConfig, flatten, home, read_card, run_context, unflatten
 from .data import load_arrays, open_dataset, split_by_source
-from .fit import Fitted, before_after, budget_used, curves, fit
+from .fit import Fitted, State, before_after, budget_used, curves, finished, fit
 from .model import git_commit, receptive_field, save_model, versions
 
 # %% ../nbs/03_train.ipynb #921fef5a
@@ -28,9 +28,10 @@ def open_store(
     experiment:str="agri_cae", # name of the experiment; made when it is missing
 ):                             # the mlflow module, pointed at the store, and the experiment's id
     "Point MLflow at the tracking server of the settings, or at the local SQLite store."
+    warnings.filterwarnings("ignore", "IProgress not found")   # mlflow's own progress bars in a notebook
     try: import mlflow
     except ImportError: raise ConfigError("tracking", "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
-    for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking"): logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking", "mlflow.system_metrics"): logging.getLogger(name).setLevel(logging.ERROR)
     uri = Settings().tracking_uri
     mlflow.set_tracking_uri(uri or f"sqlite:///{home() / 'mlflow.db'}")
     found = mlflow.get_experiment_by_name(experiment)
@@ -127,6 +128,10 @@ def train(
     data = open_dataset(cfg.data)
     _same_run(out, cfg, data.digest)
     train_set, val_set = split_by_source(data, cfg.data.val_fraction, cfg.seed)
+    weights = out / f"{cfg.model.preset}.keras"
+    if weights.exists() and (out / "checkpoint.npz").exists() and finished(cfg, State().peek(out / "checkpoint.npz")):
+        fitted, note = fit(cfg, load_arrays(train_set, progress=progress), load_arrays(val_set, progress=progress), out), out / "mlflow_run.txt"
+        return Trained(fitted.state.best, weights, read_card(weights), fitted, note.read_text() if note.exists() else "")
     (out / "config.yaml").write_text(cfg.to_yaml(), "utf-8"); data.write_manifest(out / "manifest.json")
     with _tracked(cfg, out, data, run_id) if track else nullcontext((None, "")) as (mlflow, run), run_context(run_id=run or out.name), _log_file(out / "train.jsonl"):
         log.info("training %s on %d pictures, validating on %d", cfg.model.preset, len(train_set), len(val_set))
@@ -134,7 +139,7 @@ def train(
         card = _finish(cfg, fitted, train_set, val_set, data.digest, out)
         log.info("best validation PSNR %.3f dB after epoch %d", fitted.state.best, fitted.state.best_epoch + 1)
         if mlflow: _log_results(mlflow, fitted, card, out)
-    return Trained(fitted.state.best, out / f"{card.name}.keras", card, fitted, run)
+    return Trained(fitted.state.best, weights, card, fitted, run)
 
 # %% ../nbs/03_train.ipynb #770b66d9
 @contextmanager

@@ -181,7 +181,9 @@ def test_pairs(tmp_path, flower, names):
 
 def test_a_stray_file_among_pairs(tmp_path, flower):
     for name in ("a_noisy", "a_clean", "b"): put(tmp_path/f"{name}.png", flower)
-    with pytest.raises(DataError, match="pair"): find_cases(EvalConfig(folder=str(tmp_path)))
+    with pytest.raises(DataError, match="no partner: b.png"): find_cases(EvalConfig(folder=str(tmp_path)))
+    (tmp_path/"a_clean.png").unlink()
+    with pytest.raises(DataError, match="no partner: a_noisy.png"): find_cases(EvalConfig(folder=str(tmp_path)))   # a noisy picture never counts as clean
 
 
 def test_the_samples_are_the_default():

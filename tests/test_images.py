@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 import badfiles
 from agri_cae import images
-from agri_cae.config import AgriCaeError, ImageError, OutputError
+from agri_cae.config import AgriCaeError, ConfigError, ImageError, OutputError
 from agri_cae.exif import EXIF_IFD, GPS_IFD, pack_exif, read_exif, values
 from agri_cae.images import Picture, SAMPLES, find_images, from_float, inspect_image, provenance_of, read_image, sample, to_float, write_image
 
@@ -353,3 +353,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if {sys.platfo
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert int(out.stdout) < 1200
+
+
+def test_show_images_without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ConfigError, match=r'pip install "agri-cae\[train\]"'): images.show_images([GRADIENT])

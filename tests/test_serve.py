@@ -9,7 +9,7 @@ from tiny_model import block_model, box_model, write_card
 
 from agri_cae import serve
 from agri_cae.config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig
-from agri_cae.images import SAMPLES, read_image, sample, to_float
+from agri_cae.images import SAMPLES, from_float, read_image, sample, to_float
 from agri_cae.serve import Denoiser, DenoisedBefore, denoise_file
 
 SHIPPED = "fast" in serve.shipped()
@@ -120,9 +120,33 @@ def test_value_range(box):
 
 def test_floats_are_not_clipped_integers_are(box):
     d = Denoiser.load(box)
-    twice = Denoiser(lambda b: 3 * b, d.card, d.cfg)
-    assert twice(np.full((8, 8), .5, np.float32)).max() == 1.5
-    assert twice(np.full((8, 8), 200, np.uint8)).max() == 255
+    hard = Denoiser(lambda b: 3 * b - 1, d.card, d.cfg)      # three times the contrast, about 0.5
+    x = np.tile(np.float32([.25, .75]), (8, 4))
+    assert np.allclose(hard(x), 3 * x - 1)
+    assert np.unique(hard((x * 255).round().astype(np.uint8))).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("strength", [.5, 1])
+def test_drift_is_taken_back_by_one_constant(box, dtype, strength):
+    "A model that loses contrast and light gives the mean of each band back, in the whole as in tiles, and leaves alpha and no-data values alone."
+    x = noise(150, 170, 4); x[..., 1] *= .3
+    x = x.astype(dtype) if np.issubdtype(dtype, np.floating) else (x * np.iinfo(dtype).max).astype(dtype)
+    d = Denoiser.load(box, strength=strength)
+    dull = [Denoiser(lambda b: .9 * b - .03, d.card, d.cfg.model_copy(update={"tile": t, "overlap": 8})) for t in (64, 512)]
+    tiled, y = (f(x) for f in dull)
+    step = 1 if np.issubdtype(dtype, np.integer) else 2e-3 if dtype == np.float16 else 1e-6
+    assert np.abs(np.float64(y) - tiled).max() <= step
+    assert np.abs(y.mean((0, 1), np.float64) - x.mean((0, 1), np.float64)).max() <= step / 2 * 1.001 and (y[..., 3] == x[..., 3]).all()
+    constant = (np.float64(y) - (1 - .1 * strength) * np.float64(x))[..., 0]
+    assert np.ptp(constant[x[..., 0] > x[..., 0].max() / 2]) <= 2 * step
+
+
+def test_no_data_has_no_say_in_the_levels(box):
+    d = Denoiser.load(box, value_range=(5000, 10000))
+    loses = Denoiser(lambda b: np.where(b < -.5, b + .4, b), d.card, d.cfg)
+    scene = np.full((50, 50, 3), 7000, np.uint16); scene[:, :20] = 0
+    assert (loses(scene)[:, 20:] == 7000).all()
 
 
 @pytest.mark.parametrize("bad, what", [
@@ -151,6 +175,12 @@ def test_models_that_are_refused(tmp_path, box):
     with pytest.raises(ModelError): Denoiser.load(tmp_path / "gone.onnx")
     with pytest.raises(ConfigError, match="strength"): Denoiser.load(box, strength=2)
     with pytest.raises(ConfigError, match="engine"): Denoiser.load(box, engine="torch")
+
+
+def test_nothing_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(serve, "files", lambda package: tmp_path)
+    assert serve.shipped() == []
+    with pytest.raises(ModelError, match="fast"): Denoiser.load("fast")
 
 
 def test_model_with_other_bands_than_its_card(tmp_path):
@@ -255,7 +285,11 @@ def test_no_seam_at_4_megapixels():
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("sigma", [0, 15, 25, 50])
 def test_levels_are_kept(name, sigma):
-    "The mean of each band of a sample stays within half a grey level of 255, with and without noise."
-    x = to_float(read_image(sample(name)).data, SAMPLES[name][1])
+    "The mean of each band of a sample stays: to a hundredth of a grey level of 255 for floats, to half a stored step (and what saturates) for integers."
+    d, unit = Denoiser.load("fast"), SAMPLES[name].value_range
+    x = to_float(read_image(sample(name)).data, unit)
     x = x + np.random.default_rng(0).normal(0, sigma / 255, x.shape).astype(np.float32)
-    assert np.abs(Denoiser.load("fast")(x).mean((0, 1)) - x.mean((0, 1))).max() * 255 <= .5
+    def shift(x, d=d): return np.abs(d(x).mean((0, 1), np.float64) - x.mean((0, 1), np.float64)).max()
+    assert shift(x) * 255 < .05
+    assert shift(from_float(x, np.uint8)) < .6
+    if unit: assert shift(from_float(x, np.uint16, unit), Denoiser.load("fast", value_range=unit)) < 1
