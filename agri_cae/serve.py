@@ -64,7 +64,6 @@ def _onnx_engine(path, card, threads):
     import onnxruntime as ort
     opts = ort.SessionOptions()
     opts.intra_op_num_threads, opts.inter_op_num_threads, opts.log_severity_level = threads or cores(), 1, 3
-    opts.add_session_config_entry("session.intra_op.allow_spinning", "0")   # waiting threads leave the cores to others: faster on a busy machine
     try: session = ort.InferenceSession(str(path), opts, providers=["CPUExecutionProvider"])
     except Exception as e: raise ModelError(path, f"is not a model that ONNX Runtime can run ({str(e).splitlines()[0]})", "Export it again") from None
     shape = session.get_inputs()[0].shape
