@@ -150,7 +150,7 @@ def _tracked(cfg, out, data, run_id):
     run_id = run_id or (note.read_text() if note.exists() else "")
     with mlflow.start_run(run_id=run_id or None, experiment_id=None if run_id else experiment, run_name=None if run_id else out.name, log_system_metrics=True) as run:
         note.write_text(run.info.run_id)
-        mlflow.log_params(flatten(cfg))
+        mlflow.log_params({k: v for k, v in flatten(cfg).items() if k not in run.data.params})   # a param is written once; a budget may have grown since
         mlflow.set_tags({"git_commit": git_commit(), "data_digest": data.digest, **{f"version.{k}": v for k, v in versions().items()}})
         sample = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.root.name, digest=data.digest[:36])
         mlflow.log_input(sample, context="training")

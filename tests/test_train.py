@@ -125,3 +125,11 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path):
     second = train(unflatten(TrainConfig, TINY | dict(epochs=1, init_from=str(first.weights))), tmp_path / "b", track=False, progress=False)
     assert len(second.card.history) == 2 and second.card.version == "2"
     assert str(tmp_path) not in second.card.model_dump_json()
+
+
+def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
+    first = train(unflatten(TrainConfig, TINY | dict(epochs=1)), tmp_path / "run", progress=False)
+    more = train(unflatten(TrainConfig, TINY | dict(epochs=2)), tmp_path / "run", progress=False)
+    mlflow, _ = open_store()
+    assert more.run_id == first.run_id and mlflow.get_run(first.run_id).info.status == "FINISHED"
+    assert [m.step for m in mlflow.MlflowClient().get_metric_history(first.run_id, "val_psnr")] == [0, 1]
