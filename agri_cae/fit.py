@@ -8,7 +8,7 @@ __all__ = ['log', 'LOSSES', 'mse', 'charbonnier', 'psnr_loss', 'DenoisingModel',
            'fit']
 
 # %% ../nbs/02a_fit.ipynb #1c401ff8
-import json, logging, math, os, time
+import ctypes, json, logging, math, os, time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -262,6 +262,13 @@ class Fitted(NamedTuple):
     sets: dict       # the validation sets
 
 # %% ../nbs/02a_fit.ipynb #59ac90b8
+def _keep_memory():
+    "glibc: no memory maps of their own for large blocks, no giving back of what was freed. Elsewhere nothing happens."
+    try: mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError): return
+    for option, value in ((-4, 0), (-1, 2**31 - 1)): mallopt(option, value)   # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+
+# %% ../nbs/02a_fit.ipynb #9df2dea1
 def fit(
     cfg:TrainConfig,      # everything that decides the run
     train_arrays,         # as from `load_arrays`
@@ -272,7 +279,7 @@ def fit(
 )->Fitted:                # best network, history, validation sets
     "Fit a network. Batches and noise depend on (seed, epoch, step) and on saved random states only, so a resumed run repeats an uninterrupted one."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    keras.utils.set_random_seed(cfg.seed)
+    _keep_memory(); keras.utils.set_random_seed(cfg.seed)
     net = build(cfg.model, cfg.precision)
     if cfg.init_from: net.set_weights(load_model(cfg.init_from).get_weights())
     recipe = make_recipe(NoiseConfig(recipe="none") if isinstance(train_arrays[0], tuple) else cfg.noise, cfg.seed + 1)

@@ -52,6 +52,7 @@ class CropLike(layers.Layer):
 class SpaceToDepth(layers.Layer):
     "(B, H, W, C) -> (B, H/2, W/2, 4C): the pixels of each 2x2 square side by side (x2 unshuffle); H and W even."
     def call(self, x): return ops.space_to_depth(x, 2)
+    def compute_output_shape(self, s): return (s[0], *(None if n is None else n // 2 for n in s[1:3]), 4 * s[3])
 
 # %% ../nbs/02_model.ipynb #c73dcbf2
 class Preset(NamedTuple):

@@ -6,7 +6,7 @@
 __all__ = ['log', 'open_store', 'Track', 'Trained', 'train', 'pipeline', 'run_notebook']
 
 # %% ../nbs/03_train.ipynb #45c98ca1
-import json, logging, sys, warnings
+import json, logging, os, sys, tempfile, warnings
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from .config import Card, ConfigError, DataError, JsonFormatter, Settings, TrainConfig, flatten, home, read_card, run_context, unflatten
+from .check import write_text
+from .config import Card, ConfigError, DataError, JsonFormatter, OutputError, Settings, TrainConfig, flatten, home, read_card, run_context, unflatten
 from .data import load_arrays, open_dataset, split_by_source
 from .fit import Fitted, State, before_after, budget_used, curves, finished, fit
 from .model import git_commit, receptive_field, save_model, versions
@@ -110,11 +111,23 @@ def _finish(cfg, fitted, train_set, val_set, digest, folder):
     run = dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=git_commit(), config=settings, data=data, metrics=metrics)
     card = Card(name=preset, version=str(len(earlier) + 1), preset=preset, channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=settings,
                 data=data, metrics=metrics, history=[*earlier, run], versions=versions(), git_commit=run["git_commit"], created=run["created"])
-    curves(state.history).savefig(folder / "curves.png"); before_after(fitted.net, fitted.sets).savefig(folder / "before_after.png")
-    (folder / "history.json").write_text(json.dumps(state.history, indent=1), "utf-8")
+    with tempfile.TemporaryDirectory(dir=folder) as tmp:
+        for name, figure in {"curves.png": curves(state.history), "before_after.png": before_after(fitted.net, fitted.sets)}.items():
+            figure.savefig(f"{tmp}/{name}"); os.replace(f"{tmp}/{name}", folder / name)
+    write_text(folder / "history.json", json.dumps(state.history, indent=1))
     return save_model(fitted.net, card, folder)
 
 # %% ../nbs/03_train.ipynb #a949c3da
+@contextmanager
+def _writing(folder):
+    "A full disk, a missing permission and the like become an `OutputError`"
+    try: yield
+    except OSError as e:
+        if e.errno is None: raise
+        raise OutputError(e.filename or folder, f"cannot be written ({e.strerror})", "Check permissions and free space; the same call goes on where this one stopped") from e
+
+# %% ../nbs/03_train.ipynb #770b66d9
+@_writing("the output folder")
 def train(
     cfg:TrainConfig,       # everything that decides the run
     out:str|Path,          # folder for weights, card, checkpoint, figures and log
@@ -128,20 +141,21 @@ def train(
     data = open_dataset(cfg.data)
     _same_run(out, cfg, data.digest)
     train_set, val_set = split_by_source(data, cfg.data.val_fraction, cfg.seed)
+    arrays = [load_arrays(part, progress=progress) for part in (train_set, val_set)]
     weights = out / f"{cfg.model.preset}.keras"
     if weights.exists() and (out / "checkpoint.npz").exists() and finished(cfg, State().peek(out / "checkpoint.npz")):
-        fitted, note = fit(cfg, load_arrays(train_set, progress=progress), load_arrays(val_set, progress=progress), out), out / "mlflow_run.txt"
+        fitted, note = fit(cfg, *arrays, out), out / "mlflow_run.txt"
         return Trained(fitted.state.best, weights, read_card(weights), fitted, note.read_text() if note.exists() else "")
-    (out / "config.yaml").write_text(cfg.to_yaml(), "utf-8"); data.write_manifest(out / "manifest.json")
+    write_text(out / "config.yaml", cfg.to_yaml()); data.write_manifest(out / "manifest.json")
     with _tracked(cfg, out, data, run_id) if track else nullcontext((None, "")) as (mlflow, run), run_context(run_id=run or out.name), _log_file(out / "train.jsonl"):
         log.info("training %s on %d pictures, validating on %d", cfg.model.preset, len(train_set), len(val_set))
-        fitted = fit(cfg, load_arrays(train_set, progress=progress), load_arrays(val_set, progress=progress), out, (*callbacks, *([Track(mlflow, cfg)] if mlflow else [])), progress)
+        fitted = fit(cfg, *arrays, out, (*callbacks, *([Track(mlflow, cfg)] if mlflow else [])), progress)
         card = _finish(cfg, fitted, train_set, val_set, data.digest, out)
         log.info("best validation PSNR %.3f dB after epoch %d", fitted.state.best, fitted.state.best_epoch + 1)
         if mlflow: _log_results(mlflow, fitted, card, out)
     return Trained(fitted.state.best, weights, card, fitted, run)
 
-# %% ../nbs/03_train.ipynb #770b66d9
+# %% ../nbs/03_train.ipynb #ec76813c
 @contextmanager
 def _tracked(cfg, out, data, run_id):
     "An active MLflow run with its params, tags and data set; the run's id is kept in the folder, so that a resumed run is the same run"
@@ -149,7 +163,7 @@ def _tracked(cfg, out, data, run_id):
     note = out / "mlflow_run.txt"
     run_id = run_id or (note.read_text() if note.exists() else "")
     with mlflow.start_run(run_id=run_id or None, experiment_id=None if run_id else experiment, run_name=None if run_id else out.name, log_system_metrics=True) as run:
-        note.write_text(run.info.run_id)
+        write_text(note, run.info.run_id)
         mlflow.log_params({k: v for k, v in flatten(cfg).items() if k not in run.data.params})   # a param is written once; a budget may have grown since
         mlflow.set_tags({"git_commit": git_commit(), "data_digest": data.digest, **{f"version.{k}": v for k, v in versions().items()}})
         sample = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.root.name, digest=data.digest[:36])
@@ -178,13 +192,14 @@ def run_notebook(
     out:str|Path,        # folder for the executed notebook and everything that `train` writes
     progress:bool=True,  # a bar over the cells, on a terminal
 )->str:                  # id of the MLflow run
-    "Execute the training pipeline as one MLflow run. Raises `ConfigError` for wrong parameters, before anything starts."
+    "Execute the training pipeline as one MLflow run, which goes on if the folder holds one. Raises `ConfigError` for wrong parameters, before anything starts."
     try: import papermill
     except ImportError: raise ConfigError("papermill", "is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     unflatten(TrainConfig, params)
     out = Path(out).resolve(); out.mkdir(parents=True, exist_ok=True)
     mlflow, experiment = open_store(); client = mlflow.MlflowClient()
-    run_id = client.create_run(experiment, run_name=out.name).info.run_id
+    note = out / "mlflow_run.txt"
+    run_id = note.read_text() if note.exists() else client.create_run(experiment, run_name=out.name).info.run_id
     try:
         papermill.execute_notebook(str(pipeline()), str(out / "train.ipynb"), parameters={**params, "out": str(out), "run_id": run_id}, kernel_name="python3",
                                    progress_bar=progress and sys.stderr.isatty(), log_output=False)

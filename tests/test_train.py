@@ -1,5 +1,5 @@
 "Whole training runs: killed and resumed, tracked, by notebook, on pairs, within budgets."
-import json, os, signal, subprocess, sys, time
+import errno, json, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import nbformat
@@ -7,7 +7,7 @@ import numpy as np
 import papermill
 import pytest
 
-from agri_cae.config import ConfigError, DataError, TrainConfig, flatten, unflatten
+from agri_cae.config import ConfigError, DataError, OutputError, TrainConfig, flatten, unflatten
 from agri_cae.fit import fit
 from agri_cae.images import sample, read_image
 from agri_cae.serve import Denoiser
@@ -75,6 +75,8 @@ def test_the_smoke_run_of_the_notebook(tmp_path):
     assert {m.name for m in logged} == {"onnx", "keras"}
     for uri in (f"runs:/{run_id}/model", *(f"models:/{m.model_id}" for m in logged)):
         assert Denoiser.load(uri)(noisy).shape == noisy.shape
+    assert run_notebook(dict(epochs=1, steps_per_epoch=2, patch=32, batch=2), tmp_path / "run", progress=False) == run_id
+    assert [r.info.status for r in mlflow.search_runs([run.info.experiment_id], output_format="list")] == ["FINISHED"]
 
 
 def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
@@ -90,6 +92,16 @@ def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
 def test_wrong_parameters_start_nothing(tmp_path):
     with pytest.raises(ConfigError, match="learning_rate"): run_notebook(dict(learning_rate=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    cfg = unflatten(TrainConfig, TINY | dict(epochs=1))
+    with pytest.raises(OutputError, match="file: cannot be written"): train(cfg, tmp_path / "file", track=False, progress=False)
+    def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OutputError, match="No space left"): train(cfg, tmp_path / "run", track=False, progress=False)
+    assert not list((tmp_path / "run").glob("tmp*")) and not (tmp_path / "run" / "fast.json").exists()
 
 
 def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures):
