@@ -161,6 +161,22 @@ def versions()->dict: # package -> version, of those that are installed
     return out
 
 # %% ../nbs/02_model.ipynb #c45e29c8
+def _tidy(
+    path, # .onnx file, changed in place
+):
+    "tf2onnx cuts and pads each transposed convolution to a size worked out at run time; one whose kernel equals its stride has that size already."
+    import onnx, onnx.utils
+    model = onnx.load(path); graph = model.graph
+    maker = {o: n for n in graph.node for o in n.output}
+    for pad in [n for n in graph.node if n.op_type == "Pad"]:
+        n = maker.get(pad.input[0])
+        while n and n.op_type == "Slice": n = maker.get(n.input[0])
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} if n and n.op_type == "ConvTranspose" else {}
+        if given and given["kernel_shape"] == given["strides"]:
+            for user in graph.node: user.input[:] = [n.output[0] if i == pad.output[0] else i for i in user.input]
+    onnx.save(onnx.utils.Extractor(model).extract_model([i.name for i in graph.input], [o.name for o in graph.output]), path)
+
+# %% ../nbs/02_model.ipynb #f677fefa
 def export_onnx(
     model:keras.Model, # any network of this module
     path:str|Path,     # .onnx file
@@ -172,6 +188,7 @@ def export_onnx(
         warnings.simplefilter("ignore", FutureWarning)   # tf2onnx asks NumPy for a name that is gone
         model.export(f"{tmp}/m.onnx", format="onnx", verbose=False,
                      input_signature=[keras.InputSpec(shape=(None, None, None, channels), dtype="float32", name="noisy")])
+        _tidy(f"{tmp}/m.onnx")
         os.replace(f"{tmp}/m.onnx", path)
 
 # %% ../nbs/02_model.ipynb #d2a125ab

@@ -168,24 +168,27 @@ def _denoise_tile(engine, channels, cfg, tile):
 
 # %% ../nbs/05_serve.ipynb #b86227b0
 def _drift(before, after, lo, hi):
-    "Mean of before - after over the pixels of a band (H, W) that came out within lo to hi; some rows at a time, which bounds the memory"
-    total, n = 0., 0
+    "Mean of before - after in each band, over the pixels that came out within lo to hi; some rows at a time, which bounds the memory"
+    bands = after.shape[2]
+    total, n = np.zeros(bands), np.zeros(bands)
     for i in range(0, len(after), 64):
-        y = np.ascontiguousarray(after[i:i+64])
-        inside, d = (lo <= y) & (y <= hi), np.subtract(before[i:i+64], y, dtype=np.float32)
-        np.copyto(d, 0, where=~inside); total += d.sum(dtype=np.float64); n += np.count_nonzero(inside)
-    return total / max(n, 1)
+        x, y = (a[i:i+64].reshape(-1, a.shape[1] * bands) for a in (before, after))
+        inside = (lo <= y) & (y <= hi)
+        d = np.subtract(x, y, dtype=np.float32); d *= inside
+        total += d.sum(0).reshape(-1, bands).sum(0, dtype=np.float64); n += inside.sum(0, dtype=np.uint8).reshape(-1, bands).sum(0)
+    return total / np.maximum(n, 1)
 
 def _keep_levels(before, after, value_range):
     "Give each band of `after` (H, W, bands) the mean of `before`, in place"
     lo, hi = from_float([-.25, 1.25], after.dtype, value_range)
-    for x, y in zip(np.moveaxis(before, 2, 0), np.moveaxis(after, 2, 0)):
-        for _ in range(3):   # once, and again where values saturate
-            drift = _drift(x, y, lo, hi)
-            if np.issubdtype(y.dtype, np.floating): y += y.dtype.type(drift); break
-            if not (k := round(drift)): break
-            np.clip(y, max(-k, 0), np.iinfo(y.dtype).max - max(k, 0), out=y)
-            np.add(y, np.int64(k), out=y, casting="unsafe")
+    for _ in range(3):   # once, and again where values saturate
+        drift = _drift(before, after, lo, hi)
+        for y, d in zip(np.moveaxis(after, 2, 0), drift):
+            if np.issubdtype(y.dtype, np.floating): y += y.dtype.type(d)
+            elif k := round(d):
+                np.clip(y, max(-k, 0), np.iinfo(y.dtype).max - max(k, 0), out=y)
+                np.add(y, np.int64(k), out=y, casting="unsafe")
+        if np.issubdtype(after.dtype, np.floating) or not np.rint(drift).any(): break
 
 # %% ../nbs/05_serve.ipynb #3e4d72f3
 class DenoisedBefore(ImageError): "A picture carries the mark of a former pass."

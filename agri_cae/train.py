@@ -100,7 +100,7 @@ class Trained(NamedTuple):
     run_id: str      # MLflow run, "" when not tracked
 
 # %% ../nbs/03_train.ipynb #dd271990
-def _finish(cfg, fitted, train_set, val_set, digest, folder):
+def _finish(cfg, fitted, train_set, val_set, digest, commit, folder):
     "Card, weights and figures of a fitted network"
     state, preset = fitted.state, cfg.model.preset
     best = next(h for h in state.history if h["epoch"] == state.best_epoch)
@@ -108,9 +108,9 @@ def _finish(cfg, fitted, train_set, val_set, digest, folder):
     data = dict(digest=digest, train=len(train_set), val=len(val_set), sources=len({i.source for i in (*train_set.items, *val_set.items)}))
     settings = flatten(cfg) | {k: Path(getattr(cfg if k == "init_from" else cfg.data, k)).name for k in ("folder", "init_from")}   # no paths of this machine
     earlier = read_card(cfg.init_from).history if cfg.init_from else []
-    run = dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=git_commit(), config=settings, data=data, metrics=metrics)
+    run = dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=commit, config=settings, data=data, metrics=metrics)
     card = Card(name=preset, version=str(len(earlier) + 1), preset=preset, channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=settings,
-                data=data, metrics=metrics, history=[*earlier, run], versions=versions(), git_commit=run["git_commit"], created=run["created"])
+                data=data, metrics=metrics, history=[*earlier, run], versions=versions(), git_commit=commit, created=run["created"])
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
         for name, figure in {"curves.png": curves(state.history), "before_after.png": before_after(fitted.net, fitted.sets)}.items():
             figure.savefig(f"{tmp}/{name}"); os.replace(f"{tmp}/{name}", folder / name)
@@ -137,7 +137,8 @@ def train(
     progress:bool=True,    # bars on a terminal
 )->Trained:                # score, weights, card
     "Open, check and split the data, fit, save weights with their card, and log it all as one MLflow run. Raises `DataError`, `ConfigError`, `OutputError`."
-    out = Path(out); out.mkdir(parents=True, exist_ok=True)
+    out, commit = Path(out), git_commit()   # of the code that trains, whatever is committed meanwhile
+    out.mkdir(parents=True, exist_ok=True)
     data = open_dataset(cfg.data)
     _same_run(out, cfg, data.digest)
     train_set, val_set = split_by_source(data, cfg.data.val_fraction, cfg.seed)
@@ -150,7 +151,7 @@ def train(
     with _tracked(cfg, out, data, run_id) if track else nullcontext((None, "")) as (mlflow, run), run_context(run_id=run or out.name), _log_file(out / "train.jsonl"):
         log.info("training %s on %d pictures, validating on %d", cfg.model.preset, len(train_set), len(val_set))
         fitted = fit(cfg, *arrays, out, (*callbacks, *([Track(mlflow, cfg)] if mlflow else [])), progress)
-        card = _finish(cfg, fitted, train_set, val_set, data.digest, out)
+        card = _finish(cfg, fitted, train_set, val_set, data.digest, commit, out)
         log.info("best validation PSNR %.3f dB after epoch %d", fitted.state.best, fitted.state.best_epoch + 1)
         if mlflow: _log_results(mlflow, fitted, card, out)
     return Trained(fitted.state.best, weights, card, fitted, run)
