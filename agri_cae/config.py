@@ -106,10 +106,12 @@ class NoiseConfig(Entity):
     recipe: str = Field("gaussian", description="name of a recipe in agri_cae.noise.RECIPES")
     sigma_min: float = Field(0., ge=0, le=255, description="least Gaussian standard deviation, 8-bit units")
     sigma_max: float = Field(55., ge=0, le=255, description="largest Gaussian standard deviation, 8-bit units")
+    sigma_median: float | None = Field(None, description="half of the draws lie evenly below it, half above; None: the middle of the range")
 
     @model_validator(mode="after")
     def _ordered(self):
         if self.sigma_min > self.sigma_max: raise ValueError(f"sigma_min {self.sigma_min} is above sigma_max {self.sigma_max}")
+        if self.sigma_median is not None and not self.sigma_min <= self.sigma_median <= self.sigma_max: raise ValueError(f"sigma_median {self.sigma_median} is not between sigma_min and sigma_max")
         return self
 
 # %% ../nbs/00_config.ipynb #d7f7419c

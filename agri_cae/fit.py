@@ -137,7 +137,7 @@ def validation_sets(
     clean, recipes = crops.astype("float32") / 255, {noise.recipe: noise}
     if noise.recipe == "gaussian":
         levels = [s for s in (15., 25., 50.) if noise.sigma_min <= s <= noise.sigma_max] or [(noise.sigma_min + noise.sigma_max) / 2]
-        recipes = {f"sigma{s:g}": noise.model_copy(update=dict(sigma_min=s, sigma_max=s)) for s in levels}
+        recipes = {f"sigma{s:g}": noise.model_copy(update=dict(sigma_min=s, sigma_max=s, sigma_median=None)) for s in levels}
     return {k: (ops.convert_to_numpy(make_recipe(r, seed)(clean)), clean) for k, r in recipes.items()}
 
 # %% ../nbs/02a_fit.ipynb #3cf30dbf

@@ -61,13 +61,19 @@ class Gaussian(Degradation):
     "Additive white Gaussian noise, not clipped: x + sigma/255 N(0, 1)."
     def __init__(self,
         sigma=(0., 55.), # standard deviation, 8-bit units
+        median=None,     # half of the draws lie below it, evenly, and half above; None: the middle of the range
         **kw,
     ):
         super().__init__(**kw)
-        self.sigma = _range("Gaussian sigma", sigma)
+        self.sigma = lo, hi = _range("Gaussian sigma", sigma)
+        self.median = _range("Gaussian median", (lo + hi) / 2 if median is None else median, lo, hi)[0]
 
-    def call(self, x): return x + self.draw(x, self.sigma) / 255 * self.normal(ops.shape(x))
-    def get_config(self): return super().get_config() | dict(sigma=self.sigma)
+    def call(self, x):
+        u, (lo, hi) = self.draw(x, (0, 2)), self.sigma
+        sigma = ops.where(u < 1, lo + u * (self.median - lo), self.median + (u - 1) * (hi - self.median))
+        return x + sigma / 255 * self.normal(ops.shape(x))
+
+    def get_config(self): return super().get_config() | dict(sigma=self.sigma, median=self.median)
 
 # %% ../nbs/00b_noise.ipynb #e451ea87
 def _power(v, p): return ops.exp(p * ops.log(v))   # for v > 0; several times faster than ops.power
@@ -293,7 +299,7 @@ def Sometimes(
 # %% ../nbs/00b_noise.ipynb #63a997dd
 def _field(cfg, seed):
     s = (int(v) >> 1 for v in np.random.SeedSequence(seed).generate_state(10))   # below 2**31 for every backend
-    noise = Choice([Gaussian((cfg.sigma_min, cfg.sigma_max), seed=next(s)), LowLight((0, 4), seed=next(s))], seed=next(s))
+    noise = Choice([Gaussian((cfg.sigma_min, cfg.sigma_max), cfg.sigma_median, seed=next(s)), LowLight((0, 4), seed=next(s))], seed=next(s))
     faults = [Sometimes(.1, HotPixels(seed=next(s)), seed=next(s)), Sometimes(.1, Banding(seed=next(s)), seed=next(s))]
     stored = Sometimes(.5, JPEG((40, 95), seed=next(s)), seed=next(s))
     return Sometimes(.9, Chain([noise, *faults, stored]), seed=next(s))
@@ -301,7 +307,7 @@ def _field(cfg, seed):
 # %% ../nbs/00b_noise.ipynb #5ded1ea2
 RECIPES = {
     "none": lambda cfg, seed: keras.layers.Identity(dtype="float32"),
-    "gaussian": lambda cfg, seed: Gaussian((cfg.sigma_min, cfg.sigma_max), seed=seed),
+    "gaussian": lambda cfg, seed: Gaussian((cfg.sigma_min, cfg.sigma_max), cfg.sigma_median, seed=seed),
     "sensor": lambda cfg, seed: SensorNoise(seed=seed),
     "low_light": lambda cfg, seed: LowLight(seed=seed),
     "motion": lambda cfg, seed: MotionBlur(seed=seed),
