@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'app', 'data_app', 'Job', 'Plan', 'plan', 'run_job', 'run_jobs', 'denoise', 'train_config', 'train', 'evaluate',
-           'data_check', 'demo', 'main']
+           'data_check', 'estimate', 'demo', 'main']
 
 # %% ../nbs/08_cli.ipynb #0ab39030
 import json, logging, os, signal, sys, time
@@ -305,6 +305,29 @@ def data_check(
     if out: report.save(out)
     typer.echo(report.model_dump_json(indent=1) if as_json else report.table())
     raise typer.Exit(1 if report.left_out else 0)
+
+# %% ../nbs/08_cli.ipynb #5abb4a70
+@app.command()
+def estimate(
+    source: Annotated[str, typer.Argument(metavar="IN", help="File or folder.")],
+    value_range: Annotated[tuple[float, float] | None, typer.Option("--range", metavar="LO HI", help="Stored values that mean black and white; by default the data type's range.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+):
+    "Tell how noisy pictures are: sigma, and gain and read noise of a sensor."
+    from agri_cae.estimate import estimate_sensor, estimate_sigma
+    from agri_cae.images import find_images, read_image
+    _hush(quiet)
+    files, failed = find_images(source) if os.path.isdir(source) else [source], 0
+    with _bar(len(files), "file", quiet) as bar:
+        for f in files:
+            try:
+                data = read_image(f).data
+                found = dict(sigma=estimate_sigma(data, value_range)) | {k: v for k, v in estimate_sensor(data, value_range)._asdict().items() if k in ("gain", "read")}
+                with bar.external_write_mode(): typer.echo(json.dumps(dict(source=str(f), **found)) if as_json else f"{f}  " + "  ".join(f"{k} {v:.3g}" for k, v in found.items()))
+            except AgriCaeError as e: failed += 1; log.error(_line(e if not e.where.startswith("array") else ImageError(f, e.what, e.do)))
+            bar.update(1)
+    raise typer.Exit(1 if failed else 0)
 
 # %% ../nbs/08_cli.ipynb #ccfc393e
 @app.command()

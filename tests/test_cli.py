@@ -162,6 +162,20 @@ def test_quiet(here, model):
 
 # streams
 
+def test_estimate(here):
+    for name, sigma in (("a", 10), ("b", 40)):
+        flat = np.random.default_rng(0).normal(128, sigma, (80, 90, 3)).round().clip(0, 255).astype(np.uint8)
+        (here / "in").mkdir(exist_ok=True); write_image(Picture(flat), here / "in" / f"{name}.png")
+    found = [json.loads(l) for l in call("estimate", "in", "--json").stdout.splitlines()]
+    assert [f["source"] for f in found] == ["in/a.png", "in/b.png"]
+    assert [f["sigma"] for f in found] == pytest.approx([10, 40], rel=.05) and all(f["gain"] >= 0 <= f["read"] for f in found)
+    assert call("estimate", "in/a.png").stdout.startswith("in/a.png  sigma ")
+    picture(here / "in" / "tiny.png", side=3); (here / "in" / "bad.jpg").write_bytes(b"")
+    done = call("estimate", "in", rc=1)
+    assert len(done.stdout.splitlines()) == 2 and "in/tiny.png: is too small" in done.stderr and "in/bad.jpg" in done.stderr
+    assert "nowhere" in call("estimate", "nowhere", rc=1).stderr
+
+
 def test_streams(here, model):
     picture(here / "a.png"); data = Path("a.png").read_bytes()
     cli("denoise", "a.png", "b.png", "--model", model)
