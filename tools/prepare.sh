@@ -9,11 +9,14 @@ mkdir -p "$IPYTHONDIR/profile_default"
 echo 'c.IPKernelApp.capture_fd_output = False' > "$IPYTHONDIR/profile_default/ipython_kernel_config.py"
 
 nbdev_export
-[ $# -gt 0 ] || set -- nbs/[0-9]*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb
+[ $# -gt 0 ] || set -- nbs/[0-9]*.ipynb nbs/pipelines/*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb
 for nb in "$@"; do
   [ -f "$nb" ] || continue
   echo "Running $nb"
-  jupyter nbconvert --log-level ERROR --to notebook --execute --inplace "$nb"
+  run=$nb
+  case $nb in nbs/pipelines/*) run=$work/${nb##*/}; cp "$nb" "$run";; esac   # these write into the folder they run in
+  jupyter nbconvert --log-level ERROR --to notebook --execute --inplace "$run"
+  [ "$run" = "$nb" ] || cp "$run" "$nb"
 done
 nbdev_clean
 python tools/readme.py
