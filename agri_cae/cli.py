@@ -318,6 +318,7 @@ def estimate(
     from agri_cae.estimate import estimate_sensor, estimate_sigma
     from agri_cae.images import find_images, read_image
     _hush(quiet)
+    value_range = ServeConfig(value_range=value_range).value_range
     files, failed = find_images(source) if os.path.isdir(source) else [source], 0
     with _bar(len(files), "file", quiet) as bar:
         for f in files:
@@ -325,7 +326,7 @@ def estimate(
                 data = read_image(f).data
                 found = dict(sigma=estimate_sigma(data, value_range)) | {k: v for k, v in estimate_sensor(data, value_range)._asdict().items() if k in ("gain", "read")}
                 with bar.external_write_mode(): typer.echo(json.dumps(dict(source=str(f), **found)) if as_json else f"{f}  " + "  ".join(f"{k} {v:.3g}" for k, v in found.items()))
-            except AgriCaeError as e: failed += 1; log.error(_line(e if not e.where.startswith("array") else ImageError(f, e.what, e.do)))
+            except ImageError as e: failed += 1; log.error(_line(ImageError(f, e.what, e.do)))
             bar.update(1)
     raise typer.Exit(1 if failed else 0)
 

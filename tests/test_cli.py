@@ -174,6 +174,7 @@ def test_estimate(here):
     done = call("estimate", "in", rc=1)
     assert len(done.stdout.splitlines()) == 2 and "in/tiny.png: is too small" in done.stderr and "in/bad.jpg" in done.stderr
     assert "nowhere" in call("estimate", "nowhere", rc=1).stderr
+    assert "value_range" in call("estimate", "in", "--range", "5", "1", rc=2).stderr
 
 
 def test_streams(here, model):
