@@ -2,10 +2,17 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench wheel lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench ablation wheel lock hooks clean
 
 BIN  := .venv/bin/
-DATA ?= ../shared/data/test
+# pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
+DATA  ?= ../shared/data/test
+PAIRS ?= ../shared/data/real_pairs
+TRAIN ?= ../shared/data/train
+BENCH ?=
+# and those of ablation, and its time
+PHOTOS ?=
+MINUTES ?= 300
 
 # TensorFlow says nothing but errors; the notebooks run on it unless another backend is asked for
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -14,7 +21,8 @@ export PYTHONUTF8 := 1
 
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
-	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder'
+	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder PAIRS=folder,'
+	@echo '  those of ablation, and its time, with PHOTOS=folder MINUTES=300'
 
 setup: ## Make .venv from requirements/dev.txt, if it is not up to date
 	@tools/setup.sh
@@ -37,9 +45,13 @@ docs: setup ## The documentation site, in _docs/
 readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)python tools/readme.py
 
-bench: setup ## Measure the shipped model on the pictures in DATA: writes nbs/results/
-	@mkdir -p nbs/results
-	$(BIN)agri-cae evaluate $(DATA) --baselines opencv_nlm,skimage_wavelet,skimage_wavelet_spun --out nbs/results/test_report.json
+bench: setup ## Measure the models on the pictures in DATA and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
+	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --pairs "$(PAIRS)" --train "$(TRAIN)" $(BENCH)
+
+ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb
+	@mkdir -p runs
+	$(BIN)papermill nbs/tutorials/ablation.ipynb runs/ablation.ipynb -p folder "$(abspath $(PHOTOS))" -p minutes $(MINUTES) --cwd nbs/tutorials
+	@tools/prepare.sh nbs/tutorials/ablation.ipynb
 
 wheel: setup ## The wheel, in dist/
 	@rm -rf build dist

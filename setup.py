@@ -9,8 +9,9 @@ cfg = config["DEFAULT"]
 
 def lines(key): return [o for o in cfg[key].splitlines() if o.strip()]
 
-extras = {o: lines(f"{o}_requirements") for o in ("train", "serve")}
-extras["dev"] = [*extras["train"], *extras["serve"], *lines("dev_requirements")]
+extras = {o: lines(f"{o}_requirements") for o in ("train", "serve", "openvino")}
+extras["dev"] = [*(r for o in extras.values() for r in o), *lines("dev_requirements")]
+extras["bm3d"] = lines("bm3d_requirements")   # not in dev: its licence allows non-commercial use only
 
 setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], keywords=cfg["keywords"].split(),
@@ -24,5 +25,5 @@ setup(
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["agri_cae=agri_cae._modidx:d"]}, # nbdev: links between pages
     packages=[*find_namespace_packages(include=["agri_cae*"], exclude=["*__pycache__*"]), "agri_cae.pipelines"],
     package_dir={"agri_cae.pipelines": "nbs/pipelines"},
-    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*"], "agri_cae.pipelines": ["*.ipynb", "*.yaml"]},
+    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*.onnx", "*.json"], "agri_cae.pipelines": ["*.ipynb", "*.yaml"]},
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEVELS', 'TUNED', 'GREY', 'BASELINES', 'tuned', 'opencv_nlm', 'opencv_bilateral', 'skimage_wavelet',
-           'skimage_wavelet_spun', 'skimage_tv', 'bm3d', 'baseline', 'tune']
+           'skimage_wavelet_spun', 'skimage_tv', 'bm3d', 'baseline', 'crops', 'tune']
 
 # %% ../nbs/03c_baselines.ipynb #e8a7674b
 from functools import partial
@@ -124,9 +124,22 @@ def baseline(
     name:str,    # a name in `BASELINES`
     sigma:float, # standard deviation of the noise, 8-bit units
 ):               # a denoiser
-    "A tuned baseline. Raises `ConfigError` for an unknown name or a missing package."
+    "A tuned baseline; at sigma 0 it returns the picture. Raises `ConfigError` for an unknown name or a missing package."
     if name not in BASELINES: raise ConfigError("baselines", f"{name!r} is unknown", f"Choose from {', '.join(BASELINES)}")
-    return BASELINES[name](sigma)
+    return BASELINES[name](sigma) if sigma > 0 else np.copy
+
+# %% ../nbs/03c_baselines.ipynb #e292f066
+def crops(
+    folder:str|Path, # pictures
+    count:int=12,    # so many, evenly spaced in sorted order
+    side:int=192,    # side of the crop, pixels
+)->list:             # (side, side, C) float32 in [0, 1], smaller where a picture is
+    "Central crops of pictures in a folder. Raises `DataError` when it has none."
+    files = find_images(folder)
+    if not files: raise DataError(folder, "holds no images", "Name a folder of clean pictures")
+    files = [files[int((i + .5) * len(files) / count)] for i in range(min(count, len(files)))]
+    def crop(x): return x[(t := max(0, (x.shape[0] - side) // 2)):t + side, (l := max(0, (x.shape[1] - side) // 2)):l + side]
+    return [crop(read_image(f).pixels) for f in files]
 
 # %% ../nbs/03c_baselines.ipynb #466be921
 def tune(
@@ -139,11 +152,7 @@ def tune(
     grey:bool=False,          # on the mean of the bands
 )->dict:                      # sigma -> list of (mean PSNR in dB, parameters), best first
     "Try every combination of a grid on noisy central crops. Raises `DataError` when the folder has no pictures."
-    files = find_images(folder)
-    if not files: raise DataError(folder, "holds no images", "Name a folder of clean pictures")
-    files = [files[int((i + .5) * len(files) / count)] for i in range(min(count, len(files)))]
-    def crop(x): return x[(t := max(0, (x.shape[0] - side) // 2)):t + side, (l := max(0, (x.shape[1] - side) // 2)):l + side]
-    clean = [crop(read_image(f).pixels) for f in files]
+    clean = crops(folder, count, side)
     if grey: clean = [x.mean(-1, keepdims=True) for x in clean]
     found = {}
     for sigma in sigmas:

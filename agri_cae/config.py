@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['ValueRange', 'AgriCaeError', 'ConfigError', 'ImageError', 'OutputError', 'DataError', 'ModelError', 'Entity',
            'flatten', 'unflatten', 'NoiseConfig', 'DataConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
-           'ServeConfig', 'Card', 'sha256', 'read_card', 'Settings', 'home', 'run_context', 'JsonFormatter',
-           'setup_logging']
+           'ServeConfig', 'Card', 'sha256', 'shipped', 'weights_path', 'read_card', 'Settings', 'home', 'run_context',
+           'JsonFormatter', 'setup_logging']
 
 # %% ../nbs/00_config.ipynb #86c006b7
 import hashlib, json, logging, logging.handlers, os, sys, uuid
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, YamlConfigSettingsSource
 
 # %% ../nbs/00_config.ipynb #db4e8d4c
@@ -102,8 +103,8 @@ def unflatten(
 
 # %% ../nbs/00_config.ipynb #b820532b
 class NoiseConfig(Entity):
-    "Which degradations a clean picture suffers: a recipe of `agri_cae.noise`, and the range of its Gaussian part."
-    recipe: str = Field("gaussian", description="name of a recipe in agri_cae.noise.RECIPES")
+    "Which degradations a clean picture suffers: a recipe of `agri_cae.recipes`, and the range of its Gaussian part."
+    recipe: str = Field("gaussian", description="name of a recipe in agri_cae.recipes.RECIPES")
     sigma_min: float = Field(0., ge=0, le=255, description="least Gaussian standard deviation, 8-bit units")
     sigma_max: float = Field(55., ge=0, le=255, description="largest Gaussian standard deviation, 8-bit units")
     sigma_median: float | None = Field(None, description="half of the draws lie evenly below it, half above; None: the middle of the range")
@@ -130,6 +131,9 @@ class DataConfig(Entity):
     batch: int = Field(16, ge=1, le=4096, description="crops per step")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of sources held back for validation")
     scale_jitter: float = Field(1., gt=0, le=1, description="crops are shrunk by a random factor from this to 1; 1 switches it off")
+    colour_jitter: float = Field(0., ge=0, le=1, description="how much exposure, colour balance and contrast of clean crops vary, 0 to 1")
+    permute: float = Field(0., ge=0, le=1, description="share of crops whose bands are shuffled, as false-colour pictures have them in any order")
+    synthetic: float = Field(0., ge=0, lt=1, description="share of drawn pictures (agri_cae.scenes) among the clean pictures that are trained on")
     source_pattern: str = Field("", description="regular expression whose group 1 names the source of a file, so that a source never falls on both sides of the split; "
                                 "empty: a MANIFEST.csv that names sources if there is one, else each file is its own source")
     value_range: ValueRange | None = Field(None, description="stored values that mean 0 and 1; by default the range of the data type")
@@ -146,6 +150,7 @@ class TrainConfig(Entity):
     data: DataConfig = DataConfig()
     noise: NoiseConfig = NoiseConfig()
     model: ModelConfig = ModelConfig()
+    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$", description="name of the model that comes out; empty: its preset's")
     epochs: int = Field(10, ge=1, description="epoch budget")
     steps_per_epoch: int = Field(100, ge=1, description="optimizer steps in an epoch")
     minutes: float | None = Field(None, gt=0, description="time budget over all resumed parts; the schedule then follows the clock, whichever budget ends first")
@@ -157,31 +162,49 @@ class TrainConfig(Entity):
     loss: Literal["psnr", "charbonnier", "mse"] = Field("psnr", description="see agri_cae.train.LOSSES")
     precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="Keras dtype policy of the network while it trains")
     jit: bool = Field(False, description="compile the step with the backend's compiler; always on for jax")
+    workers: int = Field(1, ge=1, le=256, description="threads that cut crops; a GPU wants more than one")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation score; 0 never")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, crops and noise")
-    init_from: str = Field("", description="weights to start from: a .keras file of the same preset; empty: random")
+    init_from: str = Field("", description="weights to start from, of the same preset or a smaller one: a shipped name, or an .onnx or .keras file with its card; empty: random")
 
 # %% ../nbs/00_config.ipynb #763aac98
 class EvalConfig(Entity):
     "The evaluation protocol: picture i of the sorted list gets noise from `numpy.random.default_rng(noise_seed + i)`."
     folder: str = Field("", description="folder of clean pictures, or of pairs; empty: the samples in the package")
-    sigmas: tuple[float, ...] = Field((15., 25., 50.), min_length=1, description="Gaussian noise levels, 8-bit units")
+    sigmas: tuple[float, ...] = Field((15., 25., 50.), description="Gaussian noise levels, 8-bit units")
+    recipes: tuple[str, ...] = Field((), description="further conditions, names that agri_cae.evaluate.degrade knows: clean, motion9, and those of agri_cae.recipes, which need Keras")
     noise_seed: int = Field(1000, ge=0, description="seed of the first picture")
     baselines: tuple[str, ...] = Field(("opencv_nlm",), description="names in agri_cae.evaluate.BASELINES")
+    strengths: dict[str, dict[str, float]] = Field({}, description="baseline -> condition -> factor on the sigma that the baseline is told; 1 where nothing is given")
+    every: int = Field(1, ge=1, description="measure every so many pictures only, from the first; each keeps its own noise")
+
+    @model_validator(mode="after")
+    def _something(self):
+        if not self.sigmas and not self.recipes: raise ValueError("neither sigmas nor recipes are given")
+        return self
 
 # %% ../nbs/00_config.ipynb #3e9e05f8
+def _strength(v):
+    try:
+        if v == "auto" or 0 <= float(v) <= 1: return v
+    except (TypeError, ValueError): pass
+    raise ValueError("must be a number from 0 to 1, or auto")
+
 class ServeConfig(Entity):
     "How a `Denoiser` runs."
     model: str = Field("fast", description="shipped name, path of an .onnx or .keras file, or an MLflow URI")
-    strength: float = Field(1., ge=0, le=1, description="0 returns the input, 1 the model's output")
+    engine: Literal["onnx", "openvino", "keras"] | None = Field(None, description="what runs the model, see agri_cae.engines; None: what the file is, ONNX Runtime for shipped models")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the engine; bfloat16 takes OpenVINO and a CPU that has it")
+    strength: Annotated[float | Literal["auto"], BeforeValidator(_strength)] = Field(1., description="0 returns the input, 1 the model's output; auto: by the noise of the picture")
     tile: int = Field(1024, ge=64, multiple_of=8, description="side of the square that is denoised at once, pixels; memory follows it")
     overlap: int = Field(64, ge=0, multiple_of=8, description="pixels that neighbouring tiles share on each side")
-    threads: int = Field(0, ge=0, description="threads of the engine; 0: all cores")
+    threads: int = Field(0, ge=0, description="threads of the engine; 0: as many as the process has cores")
     value_range: ValueRange | None = Field(None, description="stored values that mean 0 and 1; by default the range of the data type")
 
     @model_validator(mode="after")
-    def _room(self):
+    def _agree(self):
         if 2 * self.overlap >= self.tile: raise ValueError(f"overlap {self.overlap} leaves nothing of a tile of {self.tile}")
+        if self.precision == "bfloat16" and self.engine != "openvino": raise ValueError("precision bfloat16 takes engine openvino")
         return self
 
 # %% ../nbs/00_config.ipynb #8780bcb3
@@ -190,9 +213,9 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str = Field(description="name of the model, such as fast")
     version: str = Field("0", description="version of the weights")
-    preset: str = Field(description="architecture, see agri_cae.model.PRESETS")
-    channels: int = Field(3, description="bands")
-    receptive_field: int = Field(description="side of the input square that one output pixel can depend on, pixels")
+    preset: Literal["classic", "fast", "base", "best"] = Field(description="architecture, see agri_cae.model.PRESETS")
+    channels: int = Field(3, ge=1, le=64, description="bands")
+    receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
     sha256: dict[str, str] = Field({}, description="file name -> SHA-256 of each weight file")
     train: dict = Field({}, description="the TrainConfig")
     data: dict = Field({}, description="digest, number of pictures and sources of the training data")
@@ -209,15 +232,32 @@ def sha256(
     "SHA-256 of a file's content."
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
+# %% ../nbs/00_config.ipynb #da569053
+def shipped()->list[str]: # names
+    "The models in the package."
+    folder = files("agri_cae").joinpath("weights")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".json")) if folder.is_dir() else []
+
+def weights_path(
+    model:str|Path, # shipped name, or path of an .onnx or .keras file
+)->Path:            # a file of weights that exists
+    "Find the weights of a model. Raises `ModelError` when there are none."
+    path = Path(model).expanduser()
+    if not path.suffix and not path.exists(): path = Path(str(files("agri_cae").joinpath("weights", f"{model}.onnx")))
+    if path.suffix in (".onnx", ".keras") and path.is_file(): return path.resolve()
+    raise ModelError(model, "is no model", f"Give a shipped name ({', '.join(shipped())}), or the path of an .onnx or .keras file")
+
+# %% ../nbs/00_config.ipynb #79712d7d
 def read_card(
-    path:str|Path, # a weight file, .onnx or .keras
-)->Card:           # the card beside it
-    "The card of a weight file, once the hash of the file is found on it. Raises `ModelError`."
-    path = Path(path); beside = path.with_suffix(".json")
-    if not path.is_file(): raise ModelError(path, "there is no such model file", "Check the path")
+    model:str|Path, # shipped name, or path of an .onnx or .keras file
+)->Card:            # the card beside it
+    "The card of a model, once the hash of its weights is found on it. Raises `ModelError`."
+    path = weights_path(model); beside = path.with_suffix(".json")
     try: card = Card.model_validate_json(beside.read_bytes())
     except OSError: raise ModelError(path, f"its card {beside.name} is missing", "Copy the card together with the weights") from None
-    except ValueError as e: raise ModelError(beside, f"is not a model card ({str(e).splitlines()[0]})", "Copy card and weights again, together") from None
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        raise ModelError(beside, f"is not a model card ({': '.join([*map(str, first['loc']), first['msg']])})", "Copy card and weights again, together") from None
     if sha256(path) not in card.sha256.values():
         raise ModelError(path, f"is not the file that its card {beside.name} describes: the SHA-256 differs", "Copy card and weights again, together")
     return card

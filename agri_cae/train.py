@@ -18,8 +18,10 @@ import numpy as np
 from .check import write_text
 from .config import Card, ConfigError, DataError, JsonFormatter, OutputError, Settings, TrainConfig, flatten, home, read_card, run_context, unflatten
 from .data import load_arrays, open_dataset, split_by_source
+from .files import git_commit, save_model, versions
 from .fit import Fitted, State, before_after, budget_used, curves, finished, fit
-from .model import git_commit, receptive_field, save_model, versions
+from .model import receptive_field
+from .scenes import draw_scenes
 
 # %% ../nbs/03_train.ipynb #921fef5a
 log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ def _same_run(folder, cfg, digest):
     config, data = folder / "config.yaml", folder / "manifest.json"
     if not config.exists() or not (folder / "checkpoint.npz").exists(): return
     old, new = flatten(TrainConfig.from_yaml(config)), flatten(cfg)
-    other = [f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old.get(k) != new[k] and k not in ("epochs", "minutes", "patience", "folder")]
+    other = [f"{k} was {old[k]!r}, is {new[k]!r}" for k in new if old.get(k) != new[k] and k not in ("epochs", "minutes", "patience", "folder", "workers")]
     if other: raise ConfigError(folder, f"holds a run with another configuration ({'; '.join(other)})", "Choose another output folder, or the same configuration")
     if data.exists() and json.loads(data.read_text("utf-8"))["digest"] != digest:
         raise DataError(folder, "holds a run on other data (the digest differs)", "Choose another output folder, or restore the data")
@@ -109,7 +111,7 @@ def _finish(cfg, fitted, train_set, val_set, digest, commit, folder):
     settings = flatten(cfg) | {k: Path(getattr(cfg if k == "init_from" else cfg.data, k)).name for k in ("folder", "init_from")}   # no paths of this machine
     earlier = read_card(cfg.init_from).history if cfg.init_from else []
     run = dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=commit, config=settings, data=data, metrics=metrics)
-    card = Card(name=preset, version=str(len(earlier) + 1), preset=preset, channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=settings,
+    card = Card(name=cfg.name or preset, version=str(len(earlier) + 1), preset=preset, channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=settings,
                 data=data, metrics=metrics, history=[*earlier, run], versions=versions(), git_commit=commit, created=run["created"])
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
         for name, figure in {"curves.png": curves(state.history), "before_after.png": before_after(fitted.net, fitted.sets)}.items():
@@ -143,7 +145,8 @@ def train(
     _same_run(out, cfg, data.digest)
     train_set, val_set = split_by_source(data, cfg.data.val_fraction, cfg.seed)
     arrays = [load_arrays(part, progress=progress) for part in (train_set, val_set)]
-    weights = out / f"{cfg.model.preset}.keras"
+    if data.kind == "clean" and cfg.data.synthetic: arrays[0] += draw_scenes(round(len(train_set) * cfg.data.synthetic / (1 - cfg.data.synthetic)), arrays[0], seed=cfg.seed)
+    weights = out / f"{cfg.name or cfg.model.preset}.keras"
     if weights.exists() and (out / "checkpoint.npz").exists() and finished(cfg, State().peek(out / "checkpoint.npz")):
         fitted, note = fit(cfg, *arrays, out), out / "mlflow_run.txt"
         return Trained(fitted.state.best, weights, read_card(weights), fitted, note.read_text() if note.exists() else "")

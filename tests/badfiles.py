@@ -127,11 +127,12 @@ def files():
     yield "pages.tif", save(IM, "TIFF", save_all=True, append_images=[IM]), "error", "two pages"
     yield "tif_loop.tif", tiff(after=8), "ok", "the next page is the same page"
     f4 = RGB.astype(np.float32) / 255
-    nan, inf = f4.copy(), f4.copy()
-    nan[3, 4, 1], inf[5, :7] = np.nan, -np.inf
+    nan, inf, plus = f4.copy(), f4.copy(), f4.copy()
+    nan[3, 4, 1], inf[5, :7], plus[0, 0, 0] = np.nan, -np.inf, np.inf
     yield "float.tif", tif(f4, photometric="rgb"), "ok", "float32"
     yield "nan.tif", tif(nan, photometric="rgb"), "error", "a NaN"
     yield "inf.tif", tif(inf, photometric="rgb"), "error", "infinite values"
+    yield "plus_inf.tif", tif(plus, photometric="rgb"), "error", "one infinite value"
     yield "five_bands.tif", tif(np.dstack([RGB, RGB[..., :2]]), photometric="minisblack", planarconfig="contig"), "error", "five bands"
     yield "big.tif", tif(RGB, photometric="rgb", bigtiff=True, byteorder=">"), "ok", "BigTIFF, big-endian"
     yield "planar16.tif", tif(np.moveaxis(RGB, -1, 0).astype(np.uint16) * 200, photometric="rgb", planarconfig="separate"), "ok", "bands apart, 16 bits"

@@ -13,10 +13,11 @@ from tiny_model import box_model
 import agri_cae
 from agri_cae import serve
 from agri_cae.cli import main
+from agri_cae.config import shipped
 from agri_cae.images import Picture, provenance_of, read_image, sample, write_image
 
 ROOT = Path(__file__).parents[1]
-needs_weights = pytest.mark.skipif("fast" not in serve.shipped(), reason="no shipped weights")
+needs_weights = pytest.mark.skipif("fast" not in shipped(), reason="no shipped weights")
 RUN = [sys.executable, "-c", "from agri_cae.cli import main; main()"]
 
 
@@ -152,6 +153,25 @@ def test_json(here, model):
     lines = [json.loads(l) for l in call("denoise", "f", "o", "--model", model, "--json", rc=1).stdout.splitlines()]
     assert [(Path(l["source"]).name, l["status"]) for l in lines] == [("a.png", "done"), ("b.png", "failed"), ("c.png", "skipped")]
     assert lines[0]["target"] == "o/a.png" and lines[0]["seconds"] > 0 and "zero bytes" in lines[1]["error"]
+    assert lines[0]["model"] == "box@3" and lines[0]["strength"] == 1 and lines[0]["sigma"] > 50
+
+
+def test_json_tells_the_noise_and_auto_heeds_it(here, model):
+    for sigma in (0, 2, 40):
+        flat = np.random.default_rng(sigma).normal(128, sigma, (80, 90, 3)).round().clip(0, 255).astype(np.uint8)
+        (here / "f").mkdir(exist_ok=True); write_image(Picture(flat), here / "f" / f"{sigma:02}.png")
+    for strength, used in (("auto", (0, .5, 1)), ("0.3", (.3, .3, .3))):
+        lines = [json.loads(l) for l in call("denoise", "f", f"o{strength}", "--model", model, "--strength", strength, "--json").stdout.splitlines()]
+        assert [l["sigma"] for l in lines] == pytest.approx([0, 2, 40], rel=.1) and [l["strength"] for l in lines] == pytest.approx(used, abs=.06)
+        assert {l["model"] for l in lines} == {"box@3"}
+        for l in lines: assert provenance_of(read_image(l["target"])).endswith(f"box@3 strength={l['strength']:g}")
+    assert (read_image("oauto/00.png").data == read_image("f/00.png").data).all()
+
+
+def test_engine(here, model):
+    a = picture(here / "a.png")
+    call("denoise", "a.png", "b.png", "--model", model, "--engine", "openvino", "--threads", "1")
+    assert np.abs(np.int16(read_image("b.png").data) - serve.Denoiser.load(model)(a)).max() <= 1
 
 
 def test_quiet(here, model):
@@ -202,7 +222,8 @@ def test_reader_that_goes_away(here, model):
 
 # usage
 
-@pytest.mark.parametrize("args", [("denoise",), ("denoise", "gone.png"), ("denoise", "a.png", "--strength", "2"), ("denoise", "a.png", "--tile", "7"), ("denoise", "a.png", "--model", "fats"),
+@pytest.mark.parametrize("args", [("denoise",), ("denoise", "gone.png"), ("denoise", "a.png", "--strength", "2"), ("denoise", "a.png", "--strength", "much"), ("denoise", "a.png", "--tile", "7"), ("denoise", "a.png", "--engine", "torch"),
+                                  ("denoise", "a.png", "--precision", "bfloat16"), ("denoise", "a.png", "--precision", "half", "--engine", "openvino"), ("denoise", "a.png", "--model", "fats"),
                                   ("denoise", "a.png", "b.png", "c.png"), ("denois", "a.png"), ("denoise", "a.png", "--range", "1", "x"), ("denoise", "a.png", "b.png", "--in-place"),
                                   ("train", "--set", "epoch=3"), ("train", "--config", "gone.yaml"), ("data", "check"), ("data", "check", "gone"), ("evaluate", "gone"), ("evaluate", "--sigmas", "x")], ids=" ".join)
 def test_usage(here, args):
@@ -298,17 +319,17 @@ def test_full_disk(small_disk, here, model):
 @pytest.mark.parametrize("sig, codes", [(signal.SIGINT, {130}), (signal.SIGTERM, {143}), (signal.SIGKILL, {-9})])
 def test_killed_in_the_middle(here, sig, codes, model):
     "Whole files or none; and Ctrl-C or a polite kill leave no temporary file either"
-    for i in range(40): picture(here / f"f/{i:02}.png", 300, seed=i)
+    for i in range(150): picture(here / f"f/{i:02}.png", 300, seed=i)
     p = subprocess.Popen([*RUN, "denoise", "f", "o", "--model", model], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env())
     p.stdout.readline(); time.sleep(.01)
     p.send_signal(sig)
     _, stderr = p.communicate(timeout=100)
     done = [f for f in tree("o") if not f.startswith(".")] if Path("o").exists() else []
-    assert p.returncode in codes and 1 <= len(done) < 40 and "Traceback" not in stderr, (p.returncode, len(done), stderr)
+    assert p.returncode in codes and 1 <= len(done) < 150 and "Traceback" not in stderr, (p.returncode, len(done), stderr)
     for f in done: assert read_image(f"o/{f}").data.shape == (300, 303, 3)
     if sig != signal.SIGKILL: assert tree("o") == done
     cli("denoise", "f", "o", "--model", model)
-    assert len([f for f in tree("o") if not f.startswith(".")]) == 40
+    assert len([f for f in tree("o") if not f.startswith(".")]) == 150
 
 
 # large

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from agri_cae.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
-from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, OutputError
-from agri_cae.evaluate import Report, before_after, evaluate, find_cases, plot_report
+from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, OutputError
+from agri_cae.evaluate import Report, before_after, degrade, evaluate, find_cases, plot_report
 from agri_cae.images import SAMPLES, Picture, read_image, sample, to_float, write_image
 from agri_cae.metrics import MatchReference, awgn, canopy_cover, canopy_error, canopy_threshold, match_retention, mse, psnr, ssim
 
@@ -179,6 +179,52 @@ def test_pairs(tmp_path, flower, names):
     with pytest.raises(DataError, match="pair"): evaluate({}, EvalConfig(folder=str(tmp_path), baselines=()))
 
 
+def test_named_conditions_are_the_layers_of_training(flower):
+    recipes, noise = pytest.importorskip("agri_cae.recipes"), pytest.importorskip("agri_cae.noise")
+    x = flower[:64, :64]
+    for name in recipes.RECIPES:
+        assert np.array_equal(degrade(x, name, 3, 7), np.asarray(recipes.make_recipe(NoiseConfig(recipe=name), 10)(x[None])[0])), name
+    expected = noise.Gaussian(5, seed=11)(noise.MotionBlur(9, seed=10)(x[None]))[0]
+    assert np.array_equal(degrade(x, "motion9", 3, 7), np.asarray(expected))
+
+
+def test_a_baseline_is_told_the_true_level_times_its_strength(tmp_path, flower):
+    pytest.importorskip("keras")
+    for name in "ab": put(tmp_path/f"{name}.png", flower[:64, :64])
+    x = read_image(tmp_path/"b.png").pixels
+    noisy = degrade(x, "sensor", 1)
+    rms = 255 * float(np.sqrt(np.mean((noisy - x).astype(np.float64)**2)))
+    for factor in (1, .5):
+        cfg = EvalConfig(folder=str(tmp_path), sigmas=(25.,), recipes=("sensor",), baselines=("opencv_bilateral",), strengths={"opencv_bilateral": {"sensor": factor}} if factor != 1 else {})
+        report = evaluate({}, cfg, metrics=("psnr",))
+        row = next(r for r in report.rows if (r.image, r.condition, r.method) == ("b.png", "sensor", "opencv_bilateral"))
+        assert row.psnr == pytest.approx(psnr(baseline("opencv_bilateral", factor * rms)(noisy), x), abs=1e-6)
+        assert report.mean("opencv_bilateral", 25).psnr == pytest.approx(np.mean([psnr(baseline("opencv_bilateral", 25)(awgn(x, 25, i)), x) for i in (0, 1)]), abs=1e-6)
+        assert report.context.strengths == cfg.strengths and "degrade" in report.context.protocol
+        assert Report.model_validate_json(report.model_dump_json()) == report and "| sensor | noisy |" in report.table()
+
+
+def test_a_clean_picture(flower):
+    cfg = EvalConfig(sigmas=(), recipes=("clean",), baselines=("opencv_nlm", "opencv_bilateral"))
+    report = evaluate({"same": lambda x: x, "darker": lambda x: x - np.float32(.01)}, cfg, {"a": flower})
+    for name in ("noisy", "opencv_nlm", "opencv_bilateral", "same"):
+        m = report.mean(name, "clean")
+        assert (m.psnr, m.mse, m.ssim, m.canopy_error, m.match_retention) == (None, 0, 1, 0, 1)
+    assert report.mean("darker", "clean").psnr == pytest.approx(40, abs=.4)
+
+
+def test_every_second_picture_keeps_its_noise(tmp_path, flower):
+    for i in range(3): put(tmp_path/f"{i}.png", np.roll(flower, 9 * i, 0))
+    cfg = EvalConfig(folder=str(tmp_path), sigmas=(25.,), baselines=())
+    whole, some = (evaluate({}, cfg.model_copy(update=dict(every=n)), metrics=("psnr",)) for n in (1, 2))
+    assert some.rows == [r for r in whole.rows if r.image != "1.png"] and some.context.images == 2
+
+
+def test_unknown_conditions(flower):
+    with pytest.raises(ConfigError, match="fog"): evaluate({}, EvalConfig(recipes=("fog",), baselines=()), {"a": flower})
+    with pytest.raises(ConfigError, match="neither"): EvalConfig(sigmas=())
+
+
 def test_a_stray_file_among_pairs(tmp_path, flower):
     for name in ("a_noisy", "a_clean", "b"): put(tmp_path/f"{name}.png", flower)
     with pytest.raises(DataError, match="no partner: b.png"): find_cases(EvalConfig(folder=str(tmp_path)))
@@ -277,7 +323,7 @@ def test_import_is_light():
 def test_base_install_is_enough_for_psnr():
     out = run("""
 import sys
-for m in ("skimage", "matplotlib", "pywt"): sys.modules[m] = None
+for m in ("skimage", "matplotlib", "pywt", "keras"): sys.modules[m] = None
 import numpy as np
 from agri_cae.evaluate import *
 from agri_cae.metrics import ssim
@@ -285,7 +331,8 @@ from agri_cae.config import ConfigError, EvalConfig
 x = {"a": np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)}
 r = evaluate({}, EvalConfig(baselines=("opencv_nlm", "opencv_bilateral")), x, metrics=("mse", "psnr", "canopy_error", "match_retention"))
 assert r.mean("opencv_nlm", 25).psnr and "SSIM" not in r.table()
-for f in (lambda: evaluate({}, EvalConfig(), x), lambda: evaluate({}, EvalConfig(baselines=("skimage_tv",)), x, metrics=("psnr",)), lambda: plot_report(r), lambda: before_after(x["a"], x["a"], {})):
+assert evaluate({}, EvalConfig(recipes=("clean",), baselines=()), x, metrics=("mse",)).mean("noisy", "clean").mse == 0
+for f in (lambda: evaluate({}, EvalConfig(recipes=("sensor",)), x, metrics=("psnr",)), lambda: evaluate({}, EvalConfig(), x), lambda: evaluate({}, EvalConfig(baselines=("skimage_tv",)), x, metrics=("psnr",)), lambda: plot_report(r), lambda: before_after(x["a"], x["a"], {})):
     try: f()
     except ConfigError as e: assert "agri-cae[train]" in str(e), e
     else: raise SystemExit("no ConfigError")

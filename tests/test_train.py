@@ -7,8 +7,8 @@ import numpy as np
 import papermill
 import pytest
 
-from agri_cae.config import ConfigError, DataError, OutputError, TrainConfig, flatten, unflatten
-from agri_cae.fit import fit
+from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
+from agri_cae.fit import fit, validation_sets
 from agri_cae.images import sample, read_image
 from agri_cae.serve import Denoiser
 from agri_cae.train import open_store, pipeline, run_notebook, train
@@ -145,3 +145,36 @@ def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
     mlflow, _ = open_store()
     assert more.run_id == first.run_id and mlflow.get_run(first.run_id).info.status == "FINISHED"
     assert [m.step for m in mlflow.MlflowClient().get_metric_history(first.run_id, "val_psnr")] == [0, 1]
+
+
+def test_a_model_with_a_name_of_its_own(tmp_path):
+    cfg = unflatten(TrainConfig, TINY | dict(epochs=1, name="orchard"))
+    done = train(cfg, tmp_path / "run", progress=False)
+    assert {f.name for f in (tmp_path / "run").glob("*.keras")} == {"orchard.keras"} and done.weights.name == "orchard.keras"
+    assert {"orchard.onnx", "orchard.json"} <= {f.name for f in (tmp_path / "run").iterdir()}
+    assert (done.card.name, done.card.preset, set(done.card.sha256)) == ("orchard", "fast", {"orchard.keras", "orchard.onnx"})
+    mlflow, _ = open_store()
+    assert mlflow.get_run(done.run_id).data.params["name"] == "orchard"
+    assert {Path(a.path).name for a in mlflow.MlflowClient().list_artifacts(done.run_id, "model")} == {f"orchard.{e}" for e in ("json", "onnx", "keras")}
+    noisy = np.random.default_rng(0).random((40, 56, 3), dtype="float32")
+    np.testing.assert_array_equal(Denoiser.load(f"runs:/{done.run_id}/model")(noisy), Denoiser.load(tmp_path / "run" / "orchard.onnx")(noisy))
+    assert train(cfg, tmp_path / "run", progress=False).weights == done.weights
+
+
+def test_widened_data_is_reproducible(tmp_path):
+    wide = TINY | dict(epochs=1, recipe="field", scale_jitter=0.5, colour_jitter=1.0, permute=0.5, synthetic=0.5)
+    a, b, plain = (train(unflatten(TrainConfig, cfg), tmp_path / n, track=False, progress=False) for n, cfg in (("a", wide), ("b", wide), ("c", TINY | dict(epochs=1, recipe="field"))))
+    for p, q in zip(a.fitted.net.get_weights(), b.fitted.net.get_weights()): np.testing.assert_array_equal(p, q)
+    assert a.fitted.state.history[0]["loss"] != plain.fitted.state.history[0]["loss"]
+    assert a.card.train["synthetic"] == 0.5 and a.card.data == plain.card.data   # drawn pictures are no data that is validated on
+
+
+def test_validation_sets_of_the_field_recipe(pictures):
+    sets = validation_sets(pictures, NoiseConfig(recipe="field"))
+    assert list(sets) == ["field", "sigma15", "sigma25", "sigma50"]
+    for name, (noisy, clean) in sets.items():
+        assert noisy.shape == clean.shape == (2, 192, 192, 3)
+        if name != "field": assert np.std(noisy - clean) * 255 == pytest.approx(float(name[5:]), rel=0.02)
+    again = validation_sets(pictures, NoiseConfig(recipe="field"))
+    for name in sets: np.testing.assert_array_equal(sets[name][0], again[name][0])
+    assert list(validation_sets(pictures, NoiseConfig(recipe="field", sigma_max=30))) == ["field", "sigma15", "sigma25"]

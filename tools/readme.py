@@ -20,7 +20,7 @@ parts = ["<!-- Written by `make readme` from nbs/index.ipynb: edit that. -->"]
 for i, cell in enumerate(nbformat.read("nbs/index.ipynb", 4).cells):
     directives, source = re.findall(r"^#\| *(.+)$", cell.source, re.M), re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
     if "hide" in directives or not source: continue
-    if cell.cell_type == "markdown": parts.append(re.sub(r"\]\((images/|\w+\.ipynb)", r"](nbs/\1", source))
+    if cell.cell_type == "markdown": parts.append(re.sub(r"\]\((images/|(?:tutorials/)?\w+\.ipynb)", r"](nbs/\1", source))
     else:
         if "echo: false" not in directives: parts.append(f"```python\n{source}\n```")
         parts += [output(o, f"index_{i}_{j}.png") for j, o in enumerate(cell.outputs)]
