@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .baselines import baseline
 from .config import ConfigError, DataError, ServeConfig, read_card, shipped
-from .engines import cores, load_engine
+from .engines import cores, load_engine, ort_session
 from .images import read_image, sample
 from .metrics import awgn, need
 from .serve import Denoiser, model_path
@@ -88,12 +88,8 @@ def open_session(
     model,           # path or bytes of an ONNX model
     threads:int=0,   # 0: all cores
 ):                   # function from its inputs, in order, to its first output
-    "ONNX Runtime with threads that sleep when there is nothing to do."
-    import onnxruntime as ort
-    opts = ort.SessionOptions()
-    opts.intra_op_num_threads, opts.inter_op_num_threads, opts.log_severity_level = threads or cores(), 1, 3
-    opts.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(model if isinstance(model, bytes) else str(model), opts, providers=["CPUExecutionProvider"])
+    "ONNX Runtime as `Denoiser` runs it."
+    session = ort_session(model, threads or cores())
     names = [i.name for i in session.get_inputs()]
     return lambda *x: session.run(None, dict(zip(names, x)))[0]
 
