@@ -10,6 +10,8 @@ DATA  ?= ../shared/data/test
 PAIRS ?= ../shared/data/real_pairs
 TRAIN ?= ../shared/data/train
 BENCH ?=
+# the textbook autoencoder, to compare with; its weights are not in the package
+CLASSIC = $(addprefix --models classic=,$(wildcard nbs/results/classic.onnx))
 # and those of ablation, and its time
 PHOTOS ?=
 MINUTES ?= 300
@@ -46,7 +48,7 @@ readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)python tools/readme.py
 
 bench: setup ## Measure the models on the pictures in DATA and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
-	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --pairs "$(PAIRS)" --train "$(TRAIN)" $(BENCH)
+	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --pairs "$(PAIRS)" --train "$(TRAIN)" $(CLASSIC) $(BENCH)
 
 ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb
 	@mkdir -p runs

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .baselines import BASELINES
-from .bench import CONDITIONS, Bench
+from .bench import CLEAN, CONDITIONS, Bench
 from .evaluate import label
 
 # %% ../nbs/05e_claims.ipynb #57c4ede6
@@ -28,7 +28,7 @@ def values(
     s, noisy = bench.series(method, condition), bench.series("noisy", condition)
     if s is None: return {}
     found = {i * s.every: v for i, v in enumerate(getattr(s, metric)) if v is not None}
-    if condition == "clean" or noisy is None: return found
+    if condition in CLEAN or noisy is None: return found
     return {i: v for i, v in found.items() if i % noisy.every == 0 and noisy.psnr[i // noisy.every] is not None}
 
 def mean(bench:Bench, method:str, condition:str, metric:str="psnr")->float|None:
@@ -137,7 +137,7 @@ def claims(bench:Bench)->list[Claim]:
             r = ratio(bench, m, height)
             claim = _least(f"{m}: times faster than the FFDNet-shaped network, {width} x {height}", r and r[0], times, "x")
             out.append(claim._replace(found=f"{claim.found} ({r[1]:.2f} to {r[2]:.2f})") if r else claim)
-    for c in (c for c in CONDITIONS if isinstance(c, str) and c not in ("clean", "motion9")):
+    for c in (c for c in CONDITIONS if isinstance(c, str) and c not in (*CLEAN, "motion9")):
         out.append(_gain(bench, f"base on {c}: gain over the noisy picture", "base", "noisy", c))
         b = best_baseline(bench, c)
         out.append(_gain(bench, f"base on {c}: gain over the best classical method ({b or '?'})", "base", b, c))
@@ -146,8 +146,9 @@ def claims(bench:Bench)->list[Claim]:
     worst = gains(bench, "base", "noisy", "paired")
     out += [_gain(bench, "base on real pairs: mean gain", "base", "noisy", "paired", 1.5), _least("base on real pairs: worst gain", float(worst.min()) if len(worst) else None, 0, "dB")._replace(met=bool(worst.min() >= 0) if len(worst) else None)]
     for m in [*LEAST, "restore"]:
-        clean = list(values(bench, m, "clean").values())
-        out += [_least(f"{m} on clean pictures: mean PSNR", statistics.fmean(clean) if clean else None, 42, "dB"), _least(f"{m} on clean pictures: worst PSNR", min(clean, default=None), 42, "dB")]
+        for c, how in zip(CLEAN, ("", ", strength auto")):
+            found = list(values(bench, m, c).values())
+            out += [_least(f"{m} on clean pictures{how}: mean PSNR", statistics.fmean(found) if found else None, 42, "dB"), _least(f"{m} on clean pictures{how}: worst PSNR", min(found, default=None), 42, "dB")]
     return [*out, _gain(bench, "restore on motion of 9 pixels and sigma 5: gain over the blurred picture", "restore", "noisy", "motion9", 2), *_size_claims(bench)]
 
 # %% ../nbs/05e_claims.ipynb #8dd832a5

@@ -30,7 +30,7 @@ print(json.dumps([float(model.train_on_batch(noisy, crops)) for _ in range(6)]))
 
 RUNS = PRELUDE + """
 halves, (whole, cut) = ([photo[:200, :320]], [photo[:200, 320:]]), sys.argv[2:]
-cfg = unflatten(TrainConfig, dict(epochs=4, steps_per_epoch=5, patch=32, batch=4, recipe="field", ema=0.9, workers=2))
+cfg = unflatten(TrainConfig, dict(epochs=4, steps_per_epoch=5, patch=32, batch=4, recipe="field", ema=0.9, workers=2, optimizer="muon"))
 class PowerCut(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2: raise KeyboardInterrupt

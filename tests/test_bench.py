@@ -72,6 +72,14 @@ def test_numbers_are_those_of_evaluate(tmp_path, folder):
     assert next(c for c in claims(b) if c.what.startswith("fast on clean pictures: mean")).met is (mean(b, "fast", "clean") >= 42)
 
 
+def test_clean_pictures_at_both_strengths(tmp_path, folder):
+    b = small(folder, tmp_path/"b.json", box_model(tmp_path), conditions=("clean", "clean_auto"))
+    assert not b.strengths and {s.method for s in b.quality} == {"noisy", *b.models}
+    assert mean(b, "box", "clean_auto") > mean(b, "box", "clean") + 3
+    worst = min(b.series("fast", "clean_auto").psnr)
+    assert next(c for c in claims(b) if c.what == "fast on clean pictures, strength auto: worst PSNR").met is (worst >= 42)
+
+
 def test_pairs_take_the_strength_of_mosaic(tmp_path, folder):
     for f in sorted(folder.iterdir())[:2]:
         x = cv2.imread(str(f)); copy(f, tmp_path/f"{f.stem}_clean.png")
