@@ -134,10 +134,10 @@ def _denoise_tile(engine, channels, cfg, tile, grain):
 # %% ../nbs/05_serve.ipynb #b86227b0
 def _drift(before, after, lo, hi):
     "Mean of before - after in each band, over the pixels that came out within lo to hi; some rows at a time, which bounds the memory"
-    bands = after.shape[2]
+    bands, rows = after.shape[2], min(255, max(1, 2**17 // after.shape[1]))   # 255: what uint8 can count
     total, n = np.zeros(bands), np.zeros(bands)
-    for i in range(0, len(after), 64):
-        x, y = (a[i:i+64].reshape(-1, a.shape[1] * bands) for a in (before, after))
+    for i in range(0, len(after), rows):
+        x, y = (a[i:i+rows].reshape(-1, a.shape[1] * bands) for a in (before, after))
         inside = (lo <= y) & (y <= hi)
         d = np.subtract(x, y, dtype=np.float32); d *= inside
         total += d.sum(0).reshape(-1, bands).sum(0, dtype=np.float64); n += inside.sum(0, dtype=np.uint8).reshape(-1, bands).sum(0)
