@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench ablation wheel lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench ablation sweep wheel lock hooks clean
 
 BIN  := .venv/bin/
 # pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
@@ -54,6 +54,9 @@ ablation: setup ## Measure which choices of training matter: writes nbs/results/
 	@mkdir -p runs
 	$(BIN)papermill nbs/tutorials/ablation.ipynb runs/ablation.ipynb -p folder "$(abspath $(PHOTOS))" -p minutes $(MINUTES) --cwd nbs/tutorials
 	@tools/prepare.sh nbs/tutorials/ablation.ipynb
+
+sweep: setup ## Six small trainings on the samples, side by side: a leaderboard and a challenger, in AGRI_CAE_HOME
+	@$(BIN)agri-cae sweep nbs/pipelines/sweep.yaml --workers 2
 
 wheel: setup ## The wheel, in dist/
 	@rm -rf build dist
