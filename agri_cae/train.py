@@ -6,8 +6,8 @@
 __all__ = ['log', 'MODEL', 'open_store', 'Track', 'Trained', 'train', 'register', 'pipeline', 'run_notebook']
 
 # %% ../nbs/03_train.ipynb #45c98ca1
-import json, logging, os, sys, tempfile, warnings
-from contextlib import contextmanager, nullcontext
+import io, json, logging, os, sys, tempfile, warnings
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -217,10 +217,9 @@ def register(
     if version is None:
         logged = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run_id}' AND name = 'onnx'", output_format="list")
         if not logged or run.info.status != "FINISHED": raise ModelError(run_id, f"has no model to register; it is {run.info.status}", "Name a finished run of agri-cae train or sweep")
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         kept = {"data_digest": run.data.tags.get("data_digest", ""), "git_commit": run.data.tags.get("git_commit", ""), "recipe": run.data.params.get("recipe", ""),
                 "val_psnr": f"{run.data.metrics['best_val_psnr']:.3f}", "parent": run.data.params.get("init_from", "")}
-        version = mlflow.register_model(f"models:/{logged[0].model_id}", MODEL, tags=kept | tags)
+        with redirect_stderr(io.StringIO()): version = mlflow.register_model(f"models:/{logged[0].model_id}", MODEL, tags=kept | tags)   # it tells standard error what it does
     if alias: client.set_registered_model_alias(MODEL, alias, version.version)
     return version
 
