@@ -41,7 +41,7 @@ def list_versions()->list[dict]: # newest first
     for a, v in aliases().items(): names.setdefault(v, []).append(a)
     found = sorted(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL}'"), key=lambda v: -int(v.version))
     return [dict(version=str(v.version), alias=", ".join(sorted(names.get(str(v.version), []))), created=f"{datetime.fromtimestamp(v.creation_timestamp / 1000, timezone.utc):%Y-%m-%d %H:%M}",
-                 val_psnr=v.tags.get("val_psnr", ""), recipe=v.tags.get("recipe", ""), reason=v.tags.get("reason", "")) for v in found]
+                 val_psnr=float(v.tags["val_psnr"]) if "val_psnr" in v.tags else None, recipe=v.tags.get("recipe", ""), reason=v.tags.get("reason", "")) for v in found]
 
 def version_card(
     name:str, # number or alias
