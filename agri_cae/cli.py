@@ -17,7 +17,7 @@ import typer, yaml
 
 from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
-from .cli_models import _extra, _hush, models_app, sweep
+from .cli_models import _extra, _hush, models_app, reproduce, sweep
 from .jobs import Job, plan
 
 # %% ../nbs/08_cli.ipynb #3447a494
@@ -34,9 +34,6 @@ def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Log everything, with tracebacks.")] = False,
 ):
     setup_logging("DEBUG" if debug else None)
-
-app.command()(sweep)
-app.add_typer(models_app, name="models")
 
 # %% ../nbs/08_cli.ipynb #05e62cab
 def _record(job, status, error=None, **done):
@@ -263,6 +260,10 @@ def estimate(
             except ImageError as e: failed += 1; log.error(_line(ImageError(f, e.what, e.do)))
             bar.update(1)
     raise typer.Exit(1 if failed else 0)
+
+# %% ../nbs/08_cli.ipynb #d418ddef
+for _command in (sweep, reproduce): app.command()(_command)
+app.add_typer(models_app, name="models")
 
 # %% ../nbs/08_cli.ipynb #ccfc393e
 @app.command()
