@@ -68,8 +68,8 @@ PRESETS = {
 }
 
 # %% ../nbs/02_model.ipynb #e30ef6ea
-def _conv(name, width, kernel=3, stride=1, init="he_normal"): return layers.Conv2D(width, kernel, strides=stride, padding="same", kernel_initializer=init, name=name)
-def _up(name, width): return layers.Conv2DTranspose(width, 2, strides=2, kernel_initializer="he_normal", name=name)
+def _conv(name, width, kernel=3, stride=1, init="he_normal", **kw): return layers.Conv2D(width, kernel, strides=stride, padding="same", kernel_initializer=init, name=name, **kw)
+def _up(name, width, **kw): return layers.Conv2DTranspose(width, 2, strides=2, kernel_initializer="he_normal", name=name, **kw)
 def _act(x): return layers.LeakyReLU(0.1)(x)
 
 def _blocks(name, x, n):
@@ -95,7 +95,7 @@ def multiscale(
     for k in reversed(range(len(skips))):
         x = layers.add([_up(f"up{k}", skips[k].shape[-1])(x), skips[k]])
         x = _blocks(f"decode{k}", _act(x) if k else x, p.decoder[k])
-    noise = _up("full", channels)(_conv("tail", 4 * channels, init="zeros")(x))
+    noise = _up("full", channels, dtype="float32")(_conv("tail", 4 * channels, init="zeros", dtype="float32")(x))   # in 16 bits its offset would wander by a grey level
     return keras.Model(noisy, layers.Subtract(dtype="float32")([noisy, CropLike(dtype="float32")(noise, noisy)]))
 
 # %% ../nbs/02_model.ipynb #f159f77c
