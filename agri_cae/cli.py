@@ -13,11 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
-import typer, yaml
+import typer
 
 from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
-from .cli_models import _extra, _hush, models_app, reproduce, sweep
+from .cli_models import _extra, _hush, models_app, parse_sets, reproduce, retrain, sweep
 from .jobs import Job, plan
 
 # %% ../nbs/08_cli.ipynb #3447a494
@@ -162,12 +162,7 @@ def train_config(
 )->TrainConfig:
     "A `TrainConfig` from a file and single values. Raises `ConfigError`."
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
-    pairs = [s.partition("=") for s in sets]
-    for key, eq, _ in pairs:
-        if not eq: raise ConfigError(f"--set {key}", "is not of the form key=value", "Write it like --set epochs=20")
-    try: values = {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
-    except yaml.YAMLError as e: raise ConfigError("--set", f"is not a value ({str(e).splitlines()[0]})", "Write it like --set epochs=20") from None
-    return unflatten(TrainConfig, flatten(cfg) | values)
+    return unflatten(TrainConfig, flatten(cfg) | parse_sets(sets))
 
 # %% ../nbs/08_cli.ipynb #16f4a6b9
 @app.command()
@@ -262,7 +257,7 @@ def estimate(
     raise typer.Exit(1 if failed else 0)
 
 # %% ../nbs/08_cli.ipynb #d418ddef
-for _command in (sweep, reproduce): app.command()(_command)
+for _command in (sweep, reproduce, retrain): app.command()(_command)
 app.add_typer(models_app, name="models")
 
 # %% ../nbs/08_cli.ipynb #ccfc393e
