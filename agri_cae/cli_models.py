@@ -6,7 +6,7 @@
 __all__ = ['models_app', 'parse_sets', 'sweep', 'reproduce', 'retrain', 'models_list', 'models_show', 'models_diff',
            'models_promote', 'models_rollback']
 
-# %% ../nbs/07b_cli_models.ipynb #ed1a5184
+# %% ../nbs/07b_cli_models.ipynb #a46c0bd7
 import json, logging, os
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import typer, yaml
 
 from .config import ConfigError, EvalConfig, home
 
-# %% ../nbs/07b_cli_models.ipynb #d4b13324
+# %% ../nbs/07b_cli_models.ipynb #6f4f9062
 def _hush(quiet):
     if quiet: logging.getLogger("agri_cae").handlers[0].setLevel("ERROR")
 
@@ -39,7 +39,7 @@ def parse_sets(
     try: return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
     except yaml.YAMLError as e: raise ConfigError("--set", f"is not a value ({str(e).splitlines()[0]})", "Write it like --set epochs=20") from None
 
-# %% ../nbs/07b_cli_models.ipynb #74752527
+# %% ../nbs/07b_cli_models.ipynb #1448b6f6
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="SPACE", help="YAML file of a sweep: space, fixed, trials or minutes.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; one that is found there goes on. By default sweeps/NAME under AGRI_CAE_HOME.")] = None,
@@ -57,9 +57,11 @@ def sweep(
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)
     if as_json: typer.echo(json.dumps(dict(folder=str(done.folder), run_id=done.parent, version=done.version, leaderboard=done.leaderboard())))
-    else: typer.echo(f"{board_table(done.leaderboard())}\n\nVersion {done.version} of the registered model is the challenger: agri-cae denoise IN OUT --model models:/agri-cae@challenger\nFigures and notebooks: {done.folder}")
+    else:
+        challenger = f"Version {done.version} of the registered model is the challenger: agri-cae denoise IN OUT --model models:/agri-cae@challenger" if done.version else "Another process still works on this sweep, and will finish it."
+        typer.echo(f"{board_table(done.leaderboard())}\n\n{challenger}\nFigures and notebooks: {done.folder}")
 
-# %% ../nbs/07b_cli_models.ipynb #d73cfa37
+# %% ../nbs/07b_cli_models.ipynb #53ea325d
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a finished MLflow run.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the new run. By default a new one under AGRI_CAE_HOME.")] = None,
@@ -75,7 +77,7 @@ def reproduce(
     typer.echo(json.dumps(r._asdict()) if as_json else f"recorded {r.recorded:.3f} dB, found {r.found:.3f} dB")
     raise typer.Exit(0 if abs(r.recorded - r.found) <= .02 else 1)
 
-# %% ../nbs/07b_cli_models.ipynb #c671d40f
+# %% ../nbs/07b_cli_models.ipynb #8d4a89bb
 def retrain(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of new pictures, clean ones or NAME_noisy/NAME_clean pairs.")],
     store: Annotated[str, typer.Option(help="Folder of the pictures that were learned from so far; the new ones are added to it when the challenger wins. By default the samples in the package.")] = "",
@@ -101,7 +103,7 @@ def retrain(
     if as_json: typer.echo(json.dumps(dict(promoted=o.promoted, reason=o.reason, version=o.version, folder=str(o.folder), gains={k: g._asdict() for k, g in o.gains.items()})))
     else: typer.echo(f"{'promoted' if o.promoted else 'not promoted'}: {o.reason}\n{o.folder / 'report.md'}")
 
-# %% ../nbs/07b_cli_models.ipynb #168a0a5d
+# %% ../nbs/07b_cli_models.ipynb #f52eaafe
 models_app = typer.Typer(help="Look after the versions of the model.", no_args_is_help=True, rich_markup_mode=None)
 _name = Annotated[str, typer.Argument(metavar="VERSION", help="Number, champion or challenger.")]
 _json = Annotated[bool, typer.Option("--json", help="As JSON.")]

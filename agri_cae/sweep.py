@@ -179,7 +179,7 @@ class Sweep:
         cfg:SweepConfig,   # what is searched
         folder:str|Path,   # for the journal, the trials and the results; a sweep found there goes on
     ):
-        self.cfg, self.folder = cfg, Path(folder).resolve()
+        self.cfg, self.folder, self.version = cfg, Path(folder).resolve(), ""   # version: of the registered model, when the sweep is finished
         self.folder.mkdir(parents=True, exist_ok=True)
         self._same(); check_sweep(cfg)
         self.study, (self.mlflow, self.experiment) = open_study(cfg, self.folder), open_store()

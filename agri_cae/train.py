@@ -28,6 +28,13 @@ from .scenes import draw_scenes
 log = logging.getLogger(__name__)
 
 # %% ../nbs/03_train.ipynb #a761c48a
+def _make_store(mlflow, path):
+    "MLflow makes its tables in many steps; a kill in between leaves a file of another name"
+    if path.exists(): return
+    part = path.with_name(path.name + ".part"); part.unlink(missing_ok=True)
+    mlflow.set_tracking_uri(f"sqlite:///{part}"); mlflow.search_experiments(max_results=1)
+    os.replace(part, path)
+
 def open_store(
     experiment:str="agri_cae", # name of the experiment; made when it is missing
 ):                             # the mlflow module, pointed at the store, and the experiment's id
@@ -37,9 +44,11 @@ def open_store(
     except ImportError: raise ConfigError("tracking", "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking", "mlflow.system_metrics"): logging.getLogger(name).setLevel(logging.ERROR)
     uri = Settings().tracking_uri
-    mlflow.set_tracking_uri(uri or f"sqlite:///{home() / 'mlflow.db'}")
-    found = mlflow.get_experiment_by_name(experiment)
-    return mlflow, found.experiment_id if found else mlflow.create_experiment(experiment, None if uri else (home() / "artifacts").as_uri())
+    with nullcontext() if uri else FileLock(home() / "mlflow.lock"):   # of several processes one makes what is missing
+        if not uri: _make_store(mlflow, home() / "mlflow.db")
+        mlflow.set_tracking_uri(uri or f"sqlite:///{home() / 'mlflow.db'}")
+        found = mlflow.get_experiment_by_name(experiment)
+        return mlflow, found.experiment_id if found else mlflow.create_experiment(experiment, None if uri else (home() / "artifacts").as_uri())
 
 # %% ../nbs/03_train.ipynb #fd25332f
 class Track(keras.callbacks.Callback):
