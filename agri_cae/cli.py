@@ -17,7 +17,7 @@ import typer
 
 from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
-from .cli_models import _extra, _hush, models_app, parse_sets, reproduce, retrain, sweep
+from .cli_models import _extra, _hush, models_app, parse_sets, reproduce, retrain, sweep, ui
 from .jobs import Job, plan
 
 # %% ../nbs/08_cli.ipynb #3447a494
@@ -257,7 +257,7 @@ def estimate(
     raise typer.Exit(1 if failed else 0)
 
 # %% ../nbs/08_cli.ipynb #d418ddef
-for _command in (sweep, reproduce, retrain): app.command()(_command)
+for _command in (sweep, reproduce, retrain, ui): app.command()(_command)
 app.add_typer(models_app, name="models")
 
 # %% ../nbs/08_cli.ipynb #ccfc393e

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['models_app', 'parse_sets', 'sweep', 'reproduce', 'retrain', 'models_list', 'models_show', 'models_diff',
-           'models_promote', 'models_rollback']
+           'models_promote', 'models_rollback', 'ui']
 
-# %% ../nbs/07b_cli_models.ipynb #a46c0bd7
-import json, logging, os
+# %% ../nbs/07b_cli_models.ipynb #db31ecd1
+import json, logging, os, sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ import typer, yaml
 
 from .config import ConfigError, EvalConfig, home
 
-# %% ../nbs/07b_cli_models.ipynb #6f4f9062
+# %% ../nbs/07b_cli_models.ipynb #bb051b27
 def _hush(quiet):
     if quiet: logging.getLogger("agri_cae").handlers[0].setLevel("ERROR")
 
@@ -39,7 +39,7 @@ def parse_sets(
     try: return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
     except yaml.YAMLError as e: raise ConfigError("--set", f"is not a value ({str(e).splitlines()[0]})", "Write it like --set epochs=20") from None
 
-# %% ../nbs/07b_cli_models.ipynb #1448b6f6
+# %% ../nbs/07b_cli_models.ipynb #20841457
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="SPACE", help="YAML file of a sweep: space, fixed, trials or minutes.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; one that is found there goes on. By default sweeps/NAME under AGRI_CAE_HOME.")] = None,
@@ -61,7 +61,7 @@ def sweep(
         challenger = f"Version {done.version} of the registered model is the challenger: agri-cae denoise IN OUT --model models:/agri-cae@challenger" if done.version else "Another process still works on this sweep, and will finish it."
         typer.echo(f"{board_table(done.leaderboard())}\n\n{challenger}\nFigures and notebooks: {done.folder}")
 
-# %% ../nbs/07b_cli_models.ipynb #53ea325d
+# %% ../nbs/07b_cli_models.ipynb #ecc0dc00
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a finished MLflow run.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the new run. By default a new one under AGRI_CAE_HOME.")] = None,
@@ -77,7 +77,7 @@ def reproduce(
     typer.echo(json.dumps(r._asdict()) if as_json else f"recorded {r.recorded:.3f} dB, found {r.found:.3f} dB")
     raise typer.Exit(0 if abs(r.recorded - r.found) <= .02 else 1)
 
-# %% ../nbs/07b_cli_models.ipynb #8d4a89bb
+# %% ../nbs/07b_cli_models.ipynb #3f1e0fd3
 def retrain(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of new pictures, clean ones or NAME_noisy/NAME_clean pairs.")],
     store: Annotated[str, typer.Option(help="Folder of the pictures that were learned from so far; the new ones are added to it when the challenger wins. By default the samples in the package.")] = "",
@@ -103,7 +103,7 @@ def retrain(
     if as_json: typer.echo(json.dumps(dict(promoted=o.promoted, reason=o.reason, version=o.version, folder=str(o.folder), gains={k: g._asdict() for k, g in o.gains.items()})))
     else: typer.echo(f"{'promoted' if o.promoted else 'not promoted'}: {o.reason}\n{o.folder / 'report.md'}")
 
-# %% ../nbs/07b_cli_models.ipynb #f52eaafe
+# %% ../nbs/07b_cli_models.ipynb #e35be7d7
 models_app = typer.Typer(help="Look after the versions of the model.", no_args_is_help=True, rich_markup_mode=None)
 _name = Annotated[str, typer.Argument(metavar="VERSION", help="Number, champion or challenger.")]
 _json = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -147,3 +147,16 @@ def models_promote(
 def models_rollback(reason: Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")] = "rolled back"):
     "Make the champion before the present one champion again."
     typer.echo(f"version {_registry().rollback(reason)} is the champion again")
+
+# %% ../nbs/07b_cli_models.ipynb #de5a181b
+def ui(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
+):
+    "MLflow's pages on the runs and models that are kept."
+    with _extra("train"): from agri_cae.train import open_store
+    mlflow, experiment = open_store()
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"): typer.echo(f"the runs are kept by a server: {uri}"); return
+    typer.echo(f"http://{host}:{port}/#/experiments/{experiment}")
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"])

@@ -6,7 +6,7 @@
 __all__ = ['ValueRange', 'AgriCaeError', 'ConfigError', 'ImageError', 'OutputError', 'DataError', 'ModelError', 'Entity',
            'flatten', 'unflatten', 'NoiseConfig', 'DataConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
            'ServeConfig', 'Card', 'sha256', 'shipped', 'weights_path', 'read_card', 'Settings', 'home', 'run_context',
-           'JsonFormatter', 'setup_logging']
+           'correlation_id', 'JsonFormatter', 'setup_logging']
 
 # %% ../nbs/00_config.ipynb #86c006b7
 import hashlib, json, logging, logging.handlers, os, sys, uuid
@@ -306,12 +306,17 @@ def run_context(
     try: yield _context.get()
     finally: _context.reset(token)
 
+# %% ../nbs/00_config.ipynb #70618394
+def correlation_id()->str: # 12 hexadecimal digits
+    "What ties together the log lines and runs that one command has caused; made up by the first process that asks."
+    return os.environ.setdefault("AGRI_CAE_CORRELATION_ID", uuid.uuid4().hex[:12])
+
 # %% ../nbs/00_config.ipynb #d9672d93
 class JsonFormatter(logging.Formatter):
     "One JSON object a line: UTC time, level, logger, message, run context, traceback if any."
     def format(self, record):
         out = {"time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"), "level": record.levelname,
-               "logger": record.name, "message": record.getMessage(), **_context.get()}
+               "logger": record.name, "message": record.getMessage(), "correlation_id": correlation_id(), **_context.get()}
         if record.exc_info: out["traceback"] = self.formatException(record.exc_info)
         return json.dumps(out, ensure_ascii=False, default=str)
 

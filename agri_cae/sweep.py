@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from .check import write_text
-from .config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, home, read_card, unflatten
+from .config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, correlation_id, flatten, home, read_card, unflatten
 from .data import open_dataset, split_by_source
 from .engines import cores
 from .fit import budget_used
@@ -185,7 +185,7 @@ class Sweep:
         self.study, (self.mlflow, self.experiment) = open_study(cfg, self.folder), open_store()
         self.client = self.mlflow.MlflowClient()
         with self._lock(): self.parent = self._run("parent", cfg.name)
-        self.client.update_run(self.parent, status="RUNNING")
+        self.client.update_run(self.parent, status="RUNNING"); self.client.set_tag(self.parent, "correlation_id", correlation_id())
 
     def _lock(self, name="study"): return FileLock(self.folder / f".{name}.lock")
 
@@ -267,7 +267,7 @@ class _Threads:
 @contextmanager
 def _workers(count, scheduler):
     "(executor, how many trials at once, environment of a trial)"
-    store = {k: os.environ[k] for k in ("AGRI_CAE_HOME", "AGRI_CAE_TRACKING_URI") if k in os.environ}
+    store = {k: os.environ[k] for k in ("AGRI_CAE_HOME", "AGRI_CAE_TRACKING_URI", "AGRI_CAE_CORRELATION_ID") if k in os.environ}
     if scheduler:
         try: from distributed import Client
         except ImportError: raise ConfigError("--scheduler", "needs Dask, which is not installed", 'Install it with: pip install "agri-cae[cluster]"') from None
