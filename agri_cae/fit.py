@@ -41,8 +41,8 @@ def charbonnier(clean, restored):
 
 def psnr_loss(clean, restored):
     """Minus the PSNR of each picture in dB, (B, H, W, C) -> (B,), as in HINet (Chen et al. 2021, arXiv:2105.06086): a decibel counts the same at every noise
-    level. A floor of 1e-4 (40 dB) keeps nearly clean pictures, where little is left to gain, from drowning the others."""
-    return ops.log(mse(clean, restored) + 1e-4) * (10 / math.log(10))
+    level. A floor of 3e-5 (45 dB) keeps nearly clean pictures, where little is left to gain, from drowning the others."""
+    return ops.log(mse(clean, restored) + 3e-5) * (10 / math.log(10))
 
 LOSSES = {"mse": mse, "charbonnier": charbonnier, "psnr": psnr_loss}
 
