@@ -92,6 +92,7 @@ def check_sweep(
 
 # %% ../nbs/03a_sweep.ipynb #e5c40b86
 def _optuna():
+    warnings.filterwarnings("ignore", "IProgress not found")   # optuna's own progress bars in a notebook
     try: import optuna
     except ImportError: raise ConfigError("sweep", "needs Optuna, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
