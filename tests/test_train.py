@@ -55,8 +55,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 
 def test_the_notebooks_parameters_are_a_train_config():
     found = papermill.inspect_notebook(str(pipeline()))
-    assert set(found) == {*flatten(TrainConfig()), "out", "run_id"}
-    unflatten(TrainConfig, {k: eval(v["default"]) for k, v in found.items() if k not in ("out", "run_id")})
+    assert set(found) == {*flatten(TrainConfig()), "out", "run_id", "trial"}
+    unflatten(TrainConfig, {k: eval(v["default"]) for k, v in found.items() if k not in ("out", "run_id", "trial")})
 
 
 def test_the_smoke_run_of_the_notebook(tmp_path):
@@ -64,12 +64,12 @@ def test_the_smoke_run_of_the_notebook(tmp_path):
     mlflow, _ = open_store()
     client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.params["patch"] == "32"
-    assert {"train.ipynb", "curves.png", "before_after.png", "train.jsonl", "model"} <= {a.path for a in client.list_artifacts(run_id)}
+    assert {"train.ipynb", "train.html", "report.json", "curves.png", "before_after.png", "train.jsonl", "model"} <= {a.path for a in client.list_artifacts(run_id)}
     assert [m.step for m in client.get_metric_history(run_id, "val_psnr")] == [0]
     pictures = [o for c in nbformat.read(tmp_path / "run" / "train.ipynb", 4).cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(pictures) >= 4
     lines = [json.loads(l) for l in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
-    assert {l["run_id"] for l in lines} == {run_id}
+    assert {l["run_id"] for l in lines} == {run_id} and {l["correlation_id"] for l in lines} == {run.data.tags["correlation_id"]}
     noisy = np.random.default_rng(0).random((40, 56, 3), dtype="float32")
     logged = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], output_format="list")
     assert {m.name for m in logged} == {"onnx", "keras"}
@@ -85,7 +85,7 @@ def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
     mlflow, experiment = open_store()
     run, = mlflow.search_runs([experiment], output_format="list")
     assert run.info.status == "FAILED"
-    assert [a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == ["train.ipynb"]
+    assert [a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == ["train.html", "train.ipynb"]
     assert "DataError" in (tmp_path / "run" / "train.ipynb").read_text()
 
 
