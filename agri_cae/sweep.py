@@ -181,8 +181,8 @@ class Sweep:
         folder:str|Path,   # for the journal, the trials and the results; a sweep found there goes on
     ):
         self.cfg, self.folder, self.version = cfg, Path(folder).resolve(), ""   # version: of the registered model, when the sweep is finished
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._same(); check_sweep(cfg)
+        check_sweep(cfg)
+        self.folder.mkdir(parents=True, exist_ok=True); self._same()
         self.study, (self.mlflow, self.experiment) = open_study(cfg, self.folder), open_store()
         self.client = self.mlflow.MlflowClient()
         with self._lock(): self.parent = self._run("parent", cfg.name)
