@@ -8,7 +8,6 @@ __all__ = ['log', 'app', 'data_app', 'run_job', 'run_jobs', 'denoise', 'train_co
 
 # %% ../nbs/08_cli.ipynb #0ab39030
 import json, logging, os, signal, sys, time
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated

@@ -157,13 +157,13 @@ def _decide(cfg, champion, run, added, held, why, out, progress):
     gains = {k: compare(*models, EvalConfig(folder=f), progress=progress) for k, f in (("test", cfg.test), ("new", str(out / "held_back")))}
     verdict = judge(gains["test"], gains["new"], cfg.margin, cfg.tolerance)
     if verdict.promote:
-        if cfg.store: gather_into_store(cfg.store, added, held, out.name)
+        if cfg.store: gather_into_store(cfg.store, added, out.name)
         crown(version, verdict.reason)
     else: _tag(version, refused=verdict.reason)
     _pictures(models, held, out)
     return _report(out, Outcome(verdict.promote, verdict.reason, out, version, gains), why)
 
-def gather_into_store(store, added, held, name):
+def gather_into_store(store, added, name):
     "Copy what was learned from into the data set; what was held back stays out, to be a test again"
     for i in added.items:
         for f in filter(None, (i.path, i.noisy)): _link(f, Path(store) / "added" / name / f.relative_to(added.root))

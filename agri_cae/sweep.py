@@ -133,8 +133,7 @@ class Reporter(keras.callbacks.Callback):
         out:str|Path,    # folder of the run
     ):
         super().__init__()
-        folder, name, number = trial.split("::")
-        optuna = _optuna()
+        folder, _, number = trial.split("::")
         with open(Path(folder) / "sweep.json", encoding="utf-8") as f: study = open_study(SweepConfig(**json.load(f)), folder)
         self.trial, self.cfg, self.out = open_trial(study, int(number)), cfg, Path(out)
 
@@ -175,7 +174,7 @@ def run_trial(
 
 # %% ../nbs/03a_sweep.ipynb #6c81e38c
 class Sweep:
-    "A sweep in its folder: `Sweep(cfg, folder).run(workers=2)`. Raises what `check_sweep` raises, and `ConfigError` for a folder that holds another sweep."
+    "A sweep in its folder, as `run_sweep` works on it. Raises what `check_sweep` raises, and `ConfigError` for a folder that holds another sweep."
     def __init__(self,
         cfg:SweepConfig,   # what is searched
         folder:str|Path,   # for the journal, the trials and the results; a sweep found there goes on
