@@ -163,7 +163,7 @@ def validation_sets(
     crops = validation_crops(arrays, size, limit)
     if isinstance(crops, tuple): return {"pairs": tuple(c.astype("float32") / 255 for c in crops)}
     clean, recipes = crops.astype("float32") / 255, {} if noise.recipe == "gaussian" else {noise.recipe: noise}
-    if noise.recipe in ("gaussian", "field", "restore"):
+    if noise.recipe in ("gaussian", "field", "restore", "general"):
         levels = [s for s in (15., 25., 50.) if noise.sigma_min <= s <= noise.sigma_max] or [(noise.sigma_min + noise.sigma_max) / 2]
         recipes |= {f"sigma{s:g}": NoiseConfig(sigma_min=s, sigma_max=s) for s in levels}
     return {k: (ops.convert_to_numpy(make_recipe(r, seed)(clean)), clean) for k, r in recipes.items()}

@@ -131,6 +131,10 @@ def _restore(cfg, seed):
     a, b, c, d = (int(v) >> 1 for v in np.random.SeedSequence([seed, 1]).generate_state(4))
     return Chain([Choice([MotionBlur((3, 15), seed=a), Defocus((.5, 3), seed=b), keras.layers.Identity(dtype="float32")], [4, 2, 2], seed=c), _field(cfg, d)])
 
+def _general(cfg, seed):
+    a, b, c, d, e = (int(v) >> 1 for v in np.random.SeedSequence([seed, 2]).generate_state(5))
+    return Choice([_field(cfg, a), Gaussian((cfg.sigma_min, cfg.sigma_max), cfg.sigma_median, seed=b), MotionBlur(seed=c), Defocus(seed=d)], [12, 6, 1, 1], seed=e)
+
 # %% ../nbs/00b_recipes.ipynb #770cf687
 RECIPES = {
     "none": lambda cfg, seed: keras.layers.Identity(dtype="float32"),
@@ -145,6 +149,7 @@ RECIPES = {
     "banding": lambda cfg, seed: Banding(seed=seed),
     "field": _field,
     "restore": _restore,
+    "general": _general,
 }
 
 # %% ../nbs/00b_recipes.ipynb #a5b00e1a
