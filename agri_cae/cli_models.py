@@ -52,7 +52,9 @@ def sweep(
 ):
     "Search for the best settings: one notebook and one MLflow run for each set. The same command again goes on where it stopped."
     _hush(quiet)
-    with _extra("train"): from agri_cae.sweep import SweepConfig, board_table, run_sweep
+    with _extra("train"):
+        from agri_cae.study import SweepConfig
+        from agri_cae.sweep import board_table, run_sweep
     cfg = SweepConfig.from_yaml(config)
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)
@@ -115,9 +117,9 @@ def _registry():
 @models_app.command("list")
 def models_list(as_json: _json = False):
     "All versions, newest first."
-    from agri_cae.sweep import board_table
+    from agri_cae.claims import table
     found = _registry().list_versions()
-    typer.echo(json.dumps(found) if as_json else board_table(found) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
+    typer.echo(json.dumps(found) if as_json else table(found[0], [["-" if v is None else v for v in r.values()] for r in found]) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
 
 @models_app.command("show")
 def models_show(version: _name = "challenger"):

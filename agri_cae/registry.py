@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['get_version', 'aliases', 'list_versions', 'version_card', 'diff_versions', 'Gain', 'compare', 'Verdict', 'judge',
-           'promote', 'crown', 'rollback']
+           'promote', 'tag_version', 'crown', 'rollback']
 
 # %% ../nbs/05g_registry.ipynb #f277222d
 from datetime import datetime, timezone
@@ -112,10 +112,14 @@ def promote(
     if version == before: raise ModelError(f"{MODEL} {version}", "is the champion already", "Name another version")
     if before is None: verdict = Verdict(True, "the first champion")
     else: verdict = judge(compare(*(Denoiser.load(f"models:/{MODEL}/{n}") for n in (before, version)), cfg, progress=progress), **gate)
-    crown(version, verdict.reason) if verdict.promote else _tag(version, refused=verdict.reason)
+    crown(version, verdict.reason) if verdict.promote else tag_version(version, refused=verdict.reason)
     return verdict
 
-def _tag(version, **tags):
+def tag_version(
+    version:str, # number
+    **tags,      # key and text
+):
+    "Write tags to a version."
     for k, t in tags.items(): open_store()[0].MlflowClient().set_model_version_tag(MODEL, version, k, t)
 
 def crown(
@@ -124,7 +128,7 @@ def crown(
 ):
     "Make a version champion, whatever it can do; the one before is kept as a tag, for `rollback`. The alias moves last, at once."
     mlflow, _ = open_store(); client, held = mlflow.MlflowClient(), aliases()
-    _tag(version, promoted=reason, promoted_at=f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", **({"replaced": held["champion"]} if held.get("champion", version) != version else {}))
+    tag_version(version, promoted=reason, promoted_at=f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", **({"replaced": held["champion"]} if held.get("champion", version) != version else {}))
     client.set_registered_model_alias(MODEL, "champion", version)
     if held.get("challenger") == version: client.delete_registered_model_alias(MODEL, "challenger")
 
@@ -135,6 +139,6 @@ def rollback(
     now = get_version("champion")
     if not (before := now.tags.get("replaced")): raise ModelError(f"{MODEL} {now.version}", "replaced no other champion", "Promote the version that you want: agri-cae models promote NUMBER")
     get_version(before)
-    _tag(now.version, rolled_back=reason)
+    tag_version(now.version, rolled_back=reason)
     open_store()[0].MlflowClient().set_registered_model_alias(MODEL, "champion", before)
     return before

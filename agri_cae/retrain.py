@@ -6,15 +6,13 @@
 __all__ = ['log', 'RetrainConfig', 'vet', 'gather', 'Outcome', 'retrain', 'gather_into_store']
 
 # %% ../nbs/07_retrain.ipynb #ecabc986
-import json, logging, os, shutil
+import csv, io, json, logging, os, shutil
 from collections import Counter
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from pydantic import Field
 
 from .check import CheckLimits, hamming, hash_array, write_text
@@ -24,9 +22,9 @@ from .estimate import TooSmall, estimate_sigma
 from .evaluate import before_after
 from .images import read_image
 from .metrics import awgn, psnr
-from .registry import _tag, aliases, compare, crown, judge
+from .registry import aliases, compare, crown, judge, tag_version
 from .serve import Denoiser, model_path
-from .train import MODEL, register, run_notebook
+from .train import MODEL, alone, register, run_notebook
 
 # %% ../nbs/07_retrain.ipynb #259d64d0
 log = logging.getLogger(__name__)
@@ -43,9 +41,9 @@ class RetrainConfig(Entity):
     params: dict = Field({}, description="parameters of the training run that differ from the champion's, such as minutes or lr")
 
 # %% ../nbs/07_retrain.ipynb #98a1bb1f
-def _known(folders):
+def _known(parts):
     "Hashes of the pictures in data sets: of contents, and perceptual ones"
-    items = [i for f in folders for i in open_dataset(DataConfig(folder=f), progress=False).items]
+    items = [i for ds in parts for i in ds.items]
     return {i.sha256 for i in items}, hash_array([i.phash for i in items])
 
 def _unfit(item, value_range, noisiest):
@@ -61,11 +59,11 @@ def _unfit(item, value_range, noisiest):
 
 def vet(
     new:DataSet,         # as opened
-    folders:list,        # data sets that are known
+    known:list,          # data sets whose pictures count as known
     cfg:RetrainConfig,
 )->tuple[DataSet, dict]: # what is left; file -> why it was left out
     "Leave out what is known already and what cannot be learned from."
-    (contents, seen), out, kept = _known(folders), {r.file: r.reason for r in (new.report.files if new.report else ()) if r.reason}, []
+    (contents, seen), out, kept = _known(known), {r.file: r.reason for r in (new.report.files if new.report else ()) if r.reason}, []
     for i in new.items:
         name = i.path.relative_to(new.root).as_posix()
         if i.sha256 in contents or (len(seen) and (hamming(seen, hash_array([i.phash])) <= CheckLimits().near).any()): out[name] = "is known already"
@@ -85,13 +83,13 @@ def gather(
     folder:str|Path, # made when it is missing
 ):
     "Bring data sets together, with a MANIFEST.csv of their sources."
-    lines = ["file,source"]
+    out = io.StringIO(); table = csv.writer(out, lineterminator="\n"); table.writerow(["file", "source"])
     for name, ds in parts.items():
         for i in ds.items:
             for f in filter(None, (i.path, i.noisy)):
                 at = f"{name}/{f.relative_to(ds.root).as_posix()}"
-                _link(f, Path(folder) / at); lines.append(f'"{at}","{name}: {i.source}"')
-    write_text(Path(folder) / "MANIFEST.csv", "\n".join(lines) + "\n")
+                _link(f, Path(folder) / at); table.writerow([at, f"{name}: {i.source}"])
+    write_text(Path(folder) / "MANIFEST.csv", out.getvalue())
 
 # %% ../nbs/07_retrain.ipynb #3365703b
 class Outcome(NamedTuple):
@@ -101,15 +99,6 @@ class Outcome(NamedTuple):
     folder: Path          # report.json, report.md, figures, and the training run
     version: str = ""     # of the registered model
     gains: dict = {}      # test and new -> Gain
-
-@contextmanager
-def _alone():
-    "One retraining at a time on this machine"
-    lock = FileLock(home() / "retrain.lock")
-    try: lock.acquire(timeout=0)
-    except Timeout: raise ConfigError("retrain", "another retraining is at work", "Wait for it to end") from None
-    try: yield
-    finally: lock.release()
 
 def _champion(): # path of the weights and the model's name
     if "champion" not in aliases(): return model_path("fast"), "fast"
@@ -124,10 +113,10 @@ def retrain(
     """Check the new pictures, go on training from the champion (the shipped `fast` where there is none), compare, and promote or not. Until the verdict, the champion and the stored
     pictures are not touched. Raises `DataError` and `ConfigError` for folders that cannot be used; pictures that are no good are no error but a reason."""
     out = Path(out or home() / "retrain" / f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}").resolve()
-    with _alone():
+    with alone(home(), "retrain", wait=False):
         found = open_dataset(DataConfig(folder=str(new)), progress=progress)
         old = open_dataset(DataConfig(folder=cfg.store), progress=progress)
-        fresh, why = vet(found, [cfg.store, cfg.test], cfg)
+        fresh, why = vet(found, [old, open_dataset(DataConfig(folder=cfg.test), progress=False)], cfg)
         if fresh.kind != old.kind and len(fresh): raise DataError(new, f"holds {fresh.kind} pictures, the data set {old.kind} ones", "Retrain with pictures of the same kind")
         out.mkdir(parents=True, exist_ok=True)
         if len(fresh) < cfg.least or len(fresh.sources) < 2:
@@ -159,7 +148,7 @@ def _decide(cfg, champion, run, added, held, why, out, progress):
     if verdict.promote:
         if cfg.store: gather_into_store(cfg.store, added, out.name)
         crown(version, verdict.reason)
-    else: _tag(version, refused=verdict.reason)
+    else: tag_version(version, refused=verdict.reason)
     _pictures(models, held, out)
     return _report(out, Outcome(verdict.promote, verdict.reason, out, version, gains), why)
 

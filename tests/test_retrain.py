@@ -79,7 +79,8 @@ def test_pairs_that_do_not_belong_together(tmp_path, home):
 
 
 def test_only_one_at_a_time(tmp_path, home, new):
-    with module._alone(), pytest.raises(ConfigError, match="another retraining"): retrain(new, out=tmp_path / "o", progress=False)
+    home.mkdir()
+    with module.alone(home, "retrain"), pytest.raises(ConfigError, match="retrain"): retrain(new, out=tmp_path / "o", progress=False)
 
 
 def test_the_command_waits_for_pictures_and_for_an_alert(tmp_path, home, new):

@@ -6,7 +6,8 @@ import yaml
 
 pytest.importorskip("keras")
 from agri_cae.config import AgriCaeError, ConfigError, DataError
-from agri_cae.sweep import SweepConfig, run_sweep
+from agri_cae.study import SweepConfig
+from agri_cae.sweep import run_sweep
 from agri_cae.train import open_store
 
 QUICK = dict(epochs=3, steps_per_epoch=3, minutes=None, patch=32, batch=2, ema=.5)
