@@ -129,8 +129,7 @@ def summary(
     if demo.figures: lines.append(f"  {', '.join(map(str, demo.figures))}")
     lines.append(f"  {demo.out/'report.json'}   all numbers")
     if demo.run_id:
-        from agri_cae.train import open_store
         lines += [f"  {demo.out/'training'/'train.ipynb'}   the training notebook as it ran",
-                  f"  mlflow ui --backend-store-uri {open_store()[0].get_tracking_uri()}   the tracked run {demo.run_id}"]
+                  f"  agri-cae ui   the tracked run {demo.run_id}, in a browser"]
     for what, why in demo.missing: lines.append(f"Left out: {what} (needs {why}: pip install \"agri-cae[train]\")")
     return "\n".join(lines)
