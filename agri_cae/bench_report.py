@@ -7,6 +7,7 @@ __all__ = ['plot_pareto', 'plot_training', 'fit_line', 'plot_scaling', 'scaling_
 
 # %% ../nbs/05f_bench_report.ipynb #f19d7ed1
 import sys
+from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated
 
@@ -76,10 +77,13 @@ def plot_pareto(
 
 # %% ../nbs/05f_bench_report.ipynb #49847be5
 def plot_training(bench:Bench): # a matplotlib figure
-    "Validation PSNR against minutes of training."
+    "Validation PSNR against minutes of training. A network that grew from another, or goes on from its weights, branches off where it left that one's curve."
     plt = need("matplotlib.pyplot")
     fig, ax = plt.subplots(figsize=(5, 3.2), dpi=70, layout="constrained")
-    for m, curve in bench.training.items(): ax.plot(*zip(*curve), marker="o", ms=4 if len(curve) < 20 else 0, label=m)
+    drawn = []
+    for m, curve in bench.training.items():
+        shared = max((len(commonprefix([curve, d])) for d in drawn), default=0)
+        ax.plot(*zip(*curve[max(0, shared - 1):]), marker="o", ms=4 if len(curve) < 20 else 2, label=m); drawn.append(curve)
     ax.set(xlabel="minutes of training, all rounds", ylabel="validation PSNR dB, white noise"); ax.grid(alpha=.3); ax.legend(frameon=False)
     plt.close(fig)
     return fig
