@@ -55,29 +55,29 @@ def tuned(
     return Denoiser(denoiser.engine, denoiser.card, ServeConfig(**denoiser.cfg.model_dump() | fields)) if fields else denoiser
 
 class Answer(NamedTuple):
-    "A denoised picture as bytes, and how it came about."
-    data: bytes
-    format: str         # png, jpeg, tiff or webp
+    "A denoised picture, and how it came about."
     denoiser: Denoiser  # with the strength that was used
     sigma: float|None   # noise of the input, 8-bit units; None: too small to tell
     before: Picture
     after: Picture
 
+    def file(self, format=None)->bytes: # format: png, jpeg, tiff or webp; None: that of the input
+        "The denoised picture with its metadata and mark. Raises `OutputError` when the format cannot hold it."
+        return encode(self.after, format, self.denoiser.provenance)
+
 def denoise_bytes(
     denoiser:Denoiser,         # the model
     data:bytes,                # an image file
-    format:str|None=None,      # of the answer; None: that of `data`
     sigma:float|None=None,     # noise of the picture, 8-bit units, where it is known; None: estimate it
     force:bool=False,          # also when it was denoised before
     progress=None,             # called as progress(tiles done, tiles in all); what it raises ends the work
     max_pixels:int|None=None,  # as in `read_image`
 )->Answer:
-    "What `denoise_file` does, in memory. Raises `ImageError`, `OutputError` when the format cannot hold the picture, and `DenoisedBefore`."
+    "What `denoise_file` does, in memory. Raises `ImageError`, and `DenoisedBefore` for a second pass."
     before = _named(read_image, data, max_pixels)
     sigma = _named(denoiser.sigma, before.data) if sigma is None else sigma
     d = _named(denoiser.settled, before.data, sigma)
-    after = d.denoise_picture(before, force, progress)
-    return Answer(encode(after, format, d.provenance), format or before.format, d, sigma, before, after)
+    return Answer(d, sigma, before, d.denoise_picture(before, force, progress))
 
 def encode(
     picture:Picture,           # what to write
