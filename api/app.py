@@ -1,13 +1,14 @@
 "The application: `create_app()`."
-import logging, os, signal
+import asyncio, os, signal
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic.json_schema import models_json_schema
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 from starlette.exceptions import HTTPException
 
@@ -55,15 +56,16 @@ def create_app(
 async def _explain(request, e): return answer(e, request.url.path, request_id(request.scope))
 
 def _with_models(spec):
-    "The schemas of bodies that are read by hand"
-    from pydantic.json_schema import models_json_schema
+    "The schemas of bodies that are read by hand; FastAPI's own form of 422 does not occur"
     made = models_json_schema([(m, "validation") for m in (ProblemDetails, InferError, machines.InferRequest, machines.PredictRequest)], ref_template="#/components/schemas/{model}")[1]["$defs"]
     for name, schema in made.items(): spec["components"]["schemas"].setdefault(name, schema)
+    for op in (op for path in spec["paths"].values() for op in path.values()):
+        if "HTTPValidationError" in str(op["responses"].get("422")): del op["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"): spec["components"]["schemas"].pop(name, None)
     return spec
 
 def _drain_on_sigterm(gate):
     "Whichever server runs the application: at SIGTERM first the gate closes, then the server does what it does. Gives what undoes it."
-    import asyncio
     loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
     def stop(signum, frame):
         loop.call_soon_threadsafe(gate.drain)
@@ -75,7 +77,6 @@ def _drain_on_sigterm(gate):
 
 
 def _system(s, guard):
-    from fastapi import APIRouter
     api = APIRouter(tags=["operation"])
 
     async def healthz()->dict[str, str]: return {"status": "alive"}

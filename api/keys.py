@@ -9,7 +9,8 @@ from .problems import Problem
 _ENTRY = re.compile(r"([\w.-]+):([0-9a-f]{64})(:revoked)?")
 
 def new_key(name:str)->tuple: # the key, for its owner only; the entry, for the service
-    "Make up a key of 256 random bits."
+    "Make up a key of 256 random bits. Raises `ConfigError`."
+    if not re.fullmatch(r"[\w.-]+", name): raise ConfigError(name, "is no name of a key", "Take letters, digits, . _ and -")
     key = f"cae_{secrets.token_urlsafe(32)}"
     return key, f"{name}:{_digest(key)}"
 

@@ -7,15 +7,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agri_cae import __version__
-from agri_cae.images import inspect_image
-from agri_cae.service import denoise_batch
+from agri_cae.service import denoise_batch, look
 
 from .problems import Problem, documented
 from .service import Service
 from .uploads import read_json
 
 TYPES = {"FP32": np.float32, "UINT8": np.uint8, "UINT16": np.uint16}
-DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNsaGhgwAaYsIoOVgkAu1oBEJFLIrAAAAAASUVORK5CYII="   # a grey PNG of 8x8 pixels
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAAklEQVR4AewaftIAAABGSURBVAXBgQqAIAwFwO25XIoV9Jv9e4EU1UbaHW/enI07qmCSss5I1snFKlxpzy0EGF253u8APejpIwu+sgwpRgVYolo7fx02Gp2g2NkdAAAAAElFTkSuQmCC"   # a PNG of 8x8 grey pixels
 
 
 class Options(BaseModel):
@@ -96,7 +95,7 @@ def _array(t:Tensor, s:Service):
 def _denoise_files(s, request, texts, options, progress):
     "Image files in base64 -> their `Answer`s and the files that come back"
     files = [_bytes(t) for t in texts]
-    s.fits(sum(f["width"] * f["height"] for f in map(inspect_image, files)))
+    s.fits(sum(f["width"] * f["height"] for f in map(look, files)))
     d = s.denoiser(options.model, options.strength, options.sigma)
     done = [s.denoise(request, d, f, progress, lambda a: a.file(options.format), sigma=options.sigma, force=options.force) for f in files]
     return [(a, base64.b64encode(file).decode()) for a, file in done]
@@ -149,12 +148,12 @@ def router(s:Service, guard)->APIRouter:
         if not s.ready: raise Problem(503, "Not ready.", Retry_After="2")
         return dict(ready=True)
 
-    @api.get("/v2/models/{name}", summary="What does a model take and give?", responses=some(400, 401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
+    @api.get("/v2/models/{name}", summary="What does a model take and give?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
     async def model(name: str)->dict:
         card = known(name); shape = [-1, -1, -1, card.channels]
         return dict(name=name, versions=[card.version], platform="onnxruntime_onnx", inputs=[dict(name="noisy", datatype="FP32", shape=shape)], outputs=[dict(name="denoised", datatype="FP32", shape=shape)])
 
-    @api.get("/v2/models/{name}/ready", summary="Is a model ready?", responses=some(400, 401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
+    @api.get("/v2/models/{name}/ready", summary="Is a model ready?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
     async def model_ready(name: str)->dict: known(name); return dict(name=name, ready=True)
 
     @api.post("/v2/models/{name}/infer", summary="Denoise arrays, or files in base64", openapi_extra=_body(InferRequest), response_model=InferResponse, responses=errors, dependencies=[Depends(guard)], **v2)

@@ -47,7 +47,7 @@ def as_problem(e:Exception)->Problem:
         case Problem(): return e
         case DenoisedBefore(): return Problem(409, str(e))
         case AgriCaeError(): return Problem(400, str(e))
-        case RequestValidationError(): return Problem(400, "; ".join(f"{'.'.join(map(str, x['loc'][1:])) or x['loc'][0]}: {x['msg'][:1].lower() + x['msg'][1:]}" for x in e.errors()))
+        case RequestValidationError(): return Problem(400, "; ".join(f"{x['loc'][-1] if len(x['loc']) < 2 else x['loc'][1]}: {x['msg'][:1].lower() + x['msg'][1:]}" for x in e.errors()))
         case MemoryError(): return busy("There is not enough memory now.", 10)
         case HTTPException(): return Problem(e.status_code, str(e.detail), **(e.headers or {}))
         case _: return Problem(500, "An unexpected error. The log of the service tells more.")

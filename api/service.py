@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agri_cae.images import inspect_image
+from agri_cae.images import Picture
 from agri_cae.serve import Denoiser
-from agri_cae.service import Shared, denoise_bytes, tuned
+from agri_cae.service import Shared, denoise_bytes, encode, look, tuned
 
 from .gate import Gate
 from .keys import Keys, Rates
@@ -41,7 +41,8 @@ class Service:
         for name, model in self.cfg.named.items():
             d = Denoiser.load(**self.cfg.serve.model_dump() | dict(model=model))
             self.models[name] = Denoiser(Shared(d.engine), d.card, d.cfg)
-            self.models[name](np.zeros((64, 64, d.card.channels), np.uint8))
+            grey = np.random.default_rng(0).integers(100, 140, (64, 64, 1), np.uint8)
+            denoise_bytes(tuned(self.models[name], strength="auto"), encode(Picture(grey), "jpeg")).file("png")
         log.info("%s ready", ", ".join(d.name for d in self.models.values()))
 
     @property
@@ -56,7 +57,7 @@ class Service:
 
     async def look(self, data:bytes)->int: # pixels
         "The size of a picture by its header. Raises `Problem` 422."
-        facts = await self.gate.look(inspect_image, data)
+        facts = await self.gate.look(look, data)
         return self.fits(facts["width"] * facts["height"])
 
     def fits(self, pixels:int)->int:

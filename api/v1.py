@@ -16,7 +16,7 @@ from .uploads import IMAGES, accepted, read_picture
 _PIXELS = {"schema": {"type": "string", "format": "binary"}}
 _BODY = {"requestBody": {"required": True, "content": {**{m: _PIXELS for m in IMAGES}, "multipart/form-data": {
     "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}}}}
-_ERRORS = documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504)
+_ERRORS = documented(400, 401, 403, 409, 413, 415, 422, 429, 503, 504)
 _HEADERS = {k: {"description": d, "schema": {"type": "string"}} for k, d in {
     "X-Model-Version": "name@version of the model", "X-Noise-Sigma": "noise of the picture as it came, 8-bit units; missing when it is too small to tell",
     "X-Strength": "strength that was used", "X-Milliseconds": "from the arrival of the request to its answer", "X-Request-Id": "yours, if you sent one; also in the log"}.items()}
@@ -106,7 +106,7 @@ def router(s:Service, guard)->APIRouter:
                             model=model, strength=strength, sigma=sigma, tile=tile, value_range=values)
         return Response(png, media_type="image/png", headers=facts(a, request))
 
-    @api.post("/estimate", openapi_extra=_BODY, response_model=Estimate, summary="How noisy is a picture?", responses={k: v for k, v in _ERRORS.items() if k not in (404, 409)})
+    @api.post("/estimate", openapi_extra=_BODY, response_model=Estimate, summary="How noisy is a picture?", responses={k: v for k, v in _ERRORS.items() if k not in (409,)})
     async def estimate(request: Request, range: Range = None):
         """Noise as it is stored, and of the sensor. Takes 32x32 pixels or more.
 
