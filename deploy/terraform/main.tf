@@ -15,7 +15,7 @@ provider "google" {
 }
 
 resource "google_project_service" "this" {
-  for_each           = toset(["artifactregistry", "cloudbuild", "cloudscheduler", "iam", "iamcredentials", "logging", "run", "storage"])
+  for_each           = toset(["artifactregistry", "cloudbuild", "cloudscheduler", "iam", "iamcredentials", "logging", "run", "secretmanager", "storage"])
   service            = "${each.key}.googleapis.com"
   disable_on_destroy = false
 }
