@@ -13,7 +13,8 @@ RUN sed -n '/^setuptools==/,/^ *#/p' requirements/dev.txt > requirements/build.t
  && /pip/bin/pip --python /opt/agri-cae/bin/python install --only-binary :all: --require-hashes -r requirements/serve.txt
 COPY . .
 RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
- && /pip/bin/pip --python /opt/agri-cae/bin/python install --no-deps dist/*.whl
+ && /pip/bin/pip --python /opt/agri-cae/bin/python install --no-deps dist/*.whl \
+ && find /opt/agri-cae -type d -name tests -prune -exec rm -r {} +   # those of numpy and others
 
 FROM build AS build-train
 RUN /pip/bin/pip --python /opt/agri-cae/bin/python install --only-binary :all: --require-hashes -r requirements/train.txt
@@ -24,7 +25,9 @@ ENV PATH=/opt/agri-cae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PY
 COPY --from=build --chown=10001:10001 /data /data
 WORKDIR /data
 USER 10001:10001
-ARG VERSION=0 REVISION=unknown CREATED=1970-01-01T00:00:00Z
+ARG VERSION=0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title=agri_cae \
       org.opencontainers.image.description="A convolutional autoencoder that takes the noise out of agricultural images" \
       org.opencontainers.image.source=https://github.com/agri-cae/agri_cae \

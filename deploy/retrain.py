@@ -2,7 +2,7 @@
 
 A mounted bucket knows no locks, and SQLite needs them: runs and versions are on local disk while the job works, and one archive in the bucket. Arguments are those of `agri-cae retrain`.
 """
-import json, os, shutil, subprocess, sys, tarfile
+import hashlib, json, os, shutil, subprocess, sys, tarfile
 from pathlib import Path
 
 
@@ -21,9 +21,10 @@ def save_state(home, archive):
 
 def publish(weights, version, models):
     "Weights and card into a folder of their own, which never changes again; the card comes last"
-    folder = models / version
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (".onnx", ".json"): shutil.copyfile(weights.with_suffix(suffix), folder / f"agri-cae{suffix}")
+    folder = models / f"{version}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    if not (folder / "agri-cae.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix in (".onnx", ".json"): shutil.copyfile(weights.with_suffix(suffix), folder / f"agri-cae{suffix}")
     return folder / "agri-cae.onnx"
 
 def filled(folder): return folder.is_dir() and any(folder.iterdir())
@@ -41,10 +42,10 @@ def main(args):
     if "folder" not in outcome: return 0   # too few pictures, or no alert
     report = Path(outcome["folder"])
     shutil.copytree(report, pictures / "reports" / report.name, ignore=lambda at, names: [n for n in names if not n.startswith("report.") and not n.endswith(".png")], dirs_exist_ok=True)
-    if outcome["promoted"]:
-        from agri_cae.serve import model_path
-        print(f"the service takes it with MODEL={publish(model_path('models:/agri-cae@champion'), outcome['version'], models)}")
     save_state(home, archive)
+    from agri_cae.registry import aliases
+    from agri_cae.serve import model_path
+    if version := aliases().get("champion"): print(f"the service takes the champion with MODEL={publish(model_path('models:/agri-cae@champion'), version, models)}")
     return 0
 
 

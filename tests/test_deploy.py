@@ -1,5 +1,5 @@
 "What deploys the service: files against the schemas that read them, against each other and against the code; the scripts against a Google Cloud that is played."
-import json, os, re, shutil, subprocess, sys, tarfile
+import hashlib, importlib, json, os, re, shutil, subprocess, sys, tarfile
 from pathlib import Path
 
 import pytest, yaml
@@ -152,7 +152,7 @@ echo "curl $*" >> "$PLAY/calls"
 [ ! -e "$PLAY/broken" ] || exit 22
 while [ $# -gt 0 ]; do [ "$1" != -o ] || echo picture > "$2"; shift; done
 """}
-OLD = '{"spec": {"template": {"spec": {"containers": [{"env": [{"name": "AGRI_CAE_SERVE__MODEL", "value": "/models/7/agri-cae.onnx"}]}]}}}, "status": {"url": "https://s", "traffic": [{"revisionName": "agri-cae-odd", "percent": 1}, {"revisionName": "agri-cae-old", "percent": 99}]}}'
+OLD = '{"spec": {"template": {"spec": {"containers": [{"env": [{"name": "AGRI_CAE_SERVE__MODEL", "value": "/models/7-3f2a91c0/agri-cae.onnx"}]}]}}}, "status": {"url": "https://s", "traffic": [{"revisionName": "agri-cae-odd", "percent": 1}, {"revisionName": "agri-cae-old", "percent": 99}]}}'
 NEW = '{"status": {"url": "https://s", "traffic": [{"revisionName": "agri-cae-old", "percent": 100}, {"revisionName": "NEW", "tag": "candidate", "url": "https://candidate---s"}]}}'
 
 
@@ -183,7 +183,7 @@ def test_a_rollout_goes_through(roll):
     assert differs(service, SERVICE) == [] and not re.search(r"\b(PROJECT|SERVICE|IMAGE|REVISION|MODEL)\b", yaml.safe_dump(service))
     spec = service["spec"]["template"]["spec"]
     assert spec["containers"][0]["image"] == "r/serve:1" and spec["serviceAccountName"] == "agri-cae-serve@farm.iam.gserviceaccount.com"
-    assert spec["containers"][0]["env"][0]["value"] == "/models/7/agri-cae.onnx", "the model that is in use stays"
+    assert spec["containers"][0]["env"][0]["value"] == "/models/7-3f2a91c0/agri-cae.onnx", "the model that is in use stays"
     tried = [c for c in calls if c.startswith("curl")]
     assert len(tried) == 1 and tried[0].endswith("https://candidate---s/v1/denoise") and "Bearer token" in tried[0]
 
@@ -205,8 +205,8 @@ def test_the_first_one_has_nothing_to_go_back_to(roll):
 
 @needs_bash
 def test_another_model_is_a_rollout_too(roll):
-    _, _, _, service = roll(MODEL="/models/8/agri-cae.onnx", CANARY="100")
-    assert service["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] == "/models/8/agri-cae.onnx"
+    _, _, _, service = roll(MODEL="/models/8-77b0c1de/agri-cae.onnx", CANARY="100")
+    assert service["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] == "/models/8-77b0c1de/agri-cae.onnx"
 
 
 # ---- the retraining job
@@ -236,12 +236,12 @@ def test_state_comes_and_goes_and_the_champion_is_published(job, monkeypatch):
     (at / "pictures/new/a.png").touch(); (at / "pictures/store/b.png").touch()
     (at / "before").mkdir(); (at / "before/mlflow.db").write_text("runs"); retrain.save_state(at / "before", at / "pictures/state/home.tar")
     (at / "champion.onnx").write_text("weights"); (at / "champion.json").write_text("card")
-    from agri_cae import serve
-    monkeypatch.setattr(serve, "model_path", lambda uri: at / "champion.onnx")
+    registry, serve = pytest.importorskip("agri_cae.registry", exc_type=ImportError), importlib.import_module("agri_cae.serve")
+    monkeypatch.setattr(registry, "aliases", lambda: {"champion": "7"}); monkeypatch.setattr(serve, "model_path", lambda uri: at / "champion.onnx")
     rc, (cmd,) = go(dict(promoted=True, version="7"), args=["--set", "minutes=1"])
     assert rc == 0 and cmd[3:] == ["retrain", f"{at}/pictures/new", "--store", f"{at}/pictures/store", "--json", "--set", "minutes=1"], "an empty test folder is not named"
     assert (at / "home/mlflow.db").read_text() == "runs"
-    assert [(p.name, p.read_text()) for p in sorted((at / "models/7").iterdir())] == [("agri-cae.json", "card"), ("agri-cae.onnx", "weights")]
+    assert [(p.name, p.read_text()) for p in sorted((at / "models" / f"7-{hashlib.sha256(b'weights').hexdigest()[:8]}").iterdir())] == [("agri-cae.json", "card"), ("agri-cae.onnx", "weights")]
     assert sorted(p.name for p in (at / "pictures/reports/1").iterdir() if p.is_file()) == ["most_gained.png", "report.json", "report.md"]
     with tarfile.open(at / "pictures/state/home.tar") as t: names = {n.removeprefix("./") for n in t.getnames()}
     assert {"mlflow.db", "retrain/1/report.json", "retrain/1/train.log"} <= names and not any("data" in n for n in names)
