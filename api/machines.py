@@ -89,7 +89,7 @@ def _array(t:Tensor, s:Service):
     if a.dtype.kind not in ("iuf" if t.datatype == "FP32" else "iu"): raise Problem(400, f"data holds something else than numbers of type {t.datatype}, or lists of different lengths.")
     if a.size != math.prod(t.shape): raise Problem(400, f"data holds {a.size} values, shape {t.shape} wants {math.prod(t.shape)}.")
     if t.datatype != "FP32" and (a.min() < 0 or a.max() > np.iinfo(TYPES[t.datatype]).max): raise Problem(400, f"data holds values that {t.datatype} cannot hold.")
-    return a.astype(TYPES[t.datatype]).reshape(t.shape)
+    with np.errstate(over="ignore"): return a.astype(TYPES[t.datatype]).reshape(t.shape)   # what becomes infinite is refused by the denoiser
 
 
 def _denoise_files(s, request, texts, options, progress):
