@@ -3,7 +3,7 @@ import base64, binascii, json, math, os
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agri_cae import __version__
@@ -126,6 +126,7 @@ def router(s:Service, guard)->APIRouter:
     api = APIRouter()
     v2 = dict(tags=["Open Inference Protocol"])
     errors = documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504, v2=True)
+    Name = Annotated[str, Path(json_schema_extra={"enum": list(s.cfg.named)})]
     def some(*statuses): return {k: errors[k] for k in statuses}
 
     async def work(request, f):
@@ -149,15 +150,15 @@ def router(s:Service, guard)->APIRouter:
         return dict(ready=True)
 
     @api.get("/v2/models/{name}", summary="What does a model take and give?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
-    async def model(name: str)->dict:
+    async def model(name: Name)->dict:
         card = known(name); shape = [-1, -1, -1, card.channels]
         return dict(name=name, versions=[card.version], platform="onnxruntime_onnx", inputs=[dict(name="noisy", datatype="FP32", shape=shape)], outputs=[dict(name="denoised", datatype="FP32", shape=shape)])
 
     @api.get("/v2/models/{name}/ready", summary="Is a model ready?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
-    async def model_ready(name: str)->dict: known(name); return dict(name=name, ready=True)
+    async def model_ready(name: Name)->dict: known(name); return dict(name=name, ready=True)
 
     @api.post("/v2/models/{name}/infer", summary="Denoise arrays, or files in base64", openapi_extra=_body(InferRequest), response_model=InferResponse, responses=errors, dependencies=[Depends(guard)], **v2)
-    async def infer(name: str, request: Request):
+    async def infer(name: Name, request: Request):
         """Arrays of one size, or BYTES: image files in base64.
 
             curl -H 'Content-Type: application/json' http://localhost:8080/v2/models/fast/infer -d '{"inputs": [{"name": "noisy", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [90, 120, 60, 92, 118, 61]}]}'

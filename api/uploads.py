@@ -25,7 +25,7 @@ async def _counted(request, limit):
                     async for more in stream:
                         n += len(more)
                         if n > 2 * limit: break
-            raise Problem(413, f"The body has more than {limit:,} bytes.")
+            raise Problem(413, f"The body has more than {limit:,} bytes.", Connection="close")   # or the rest would be read for nothing
         yield chunk
 
 async def read_body(request, limit:int)->bytes:
