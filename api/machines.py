@@ -161,7 +161,9 @@ def router(s:Service, guard)->APIRouter:
     async def infer(name: Name, request: Request):
         """Arrays of one size, or BYTES: image files in base64.
 
-            curl -H 'Content-Type: application/json' http://localhost:8080/v2/models/fast/infer -d '{"inputs": [{"name": "noisy", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [90, 120, 60, 92, 118, 61]}]}'
+        ```sh
+        curl -H 'Content-Type: application/json' http://localhost:8080/v2/models/fast/infer -d '{"inputs": [{"name": "noisy", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [90, 120, 60, 92, 118, 61]}]}'
+        ```
         """
         known(name)
         return await work(request, lambda text, progress: _infer(s, request, name, text, progress))
@@ -171,7 +173,9 @@ def router(s:Service, guard)->APIRouter:
     async def predict(request: Request):
         """The contract of Vertex AI's custom containers; the path follows AIP_PREDICT_ROUTE.
 
-            curl -H 'Content-Type: application/json' http://localhost:8080/predict -d "{\\"instances\\": [{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+        ```sh
+        curl -H 'Content-Type: application/json' http://localhost:8080/predict -d "{\\"instances\\": [{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+        ```
         """
         return await work(request, lambda text, progress: _predict(s, request, text, progress))
 
