@@ -31,7 +31,7 @@ class Gate:
                 finally: self.deadlines.discard(end)
         except TimeoutError:
             if self.draining: raise busy("The service is stopping.", 5) from None
-            raise Problem(504, f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model.") from None
+            raise Problem(504, f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model.", Connection="close") from None   # its body may still be coming
         finally: self.requests -= 1
 
     async def look(self, f, *args):

@@ -3,7 +3,7 @@ import base64, binascii, json, math, os
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agri_cae import __version__
@@ -89,7 +89,7 @@ def _array(t:Tensor, s:Service):
     if a.dtype.kind not in ("iuf" if t.datatype == "FP32" else "iu"): raise Problem(400, f"data holds something else than numbers of type {t.datatype}, or lists of different lengths.")
     if a.size != math.prod(t.shape): raise Problem(400, f"data holds {a.size} values, shape {t.shape} wants {math.prod(t.shape)}.")
     if t.datatype != "FP32" and (a.min() < 0 or a.max() > np.iinfo(TYPES[t.datatype]).max): raise Problem(400, f"data holds values that {t.datatype} cannot hold.")
-    return a.astype(TYPES[t.datatype]).reshape(t.shape)
+    with np.errstate(over="ignore"): return a.astype(TYPES[t.datatype]).reshape(t.shape)   # what becomes infinite is refused by the denoiser
 
 
 def _denoise_files(s, request, texts, options, progress):
@@ -126,6 +126,7 @@ def router(s:Service, guard)->APIRouter:
     api = APIRouter()
     v2 = dict(tags=["Open Inference Protocol"])
     errors = documented(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504, v2=True)
+    Name = Annotated[str, Path(json_schema_extra={"enum": list(s.cfg.named)})]
     def some(*statuses): return {k: errors[k] for k in statuses}
 
     async def work(request, f):
@@ -149,18 +150,20 @@ def router(s:Service, guard)->APIRouter:
         return dict(ready=True)
 
     @api.get("/v2/models/{name}", summary="What does a model take and give?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
-    async def model(name: str)->dict:
+    async def model(name: Name)->dict:
         card = known(name); shape = [-1, -1, -1, card.channels]
         return dict(name=name, versions=[card.version], platform="onnxruntime_onnx", inputs=[dict(name="noisy", datatype="FP32", shape=shape)], outputs=[dict(name="denoised", datatype="FP32", shape=shape)])
 
     @api.get("/v2/models/{name}/ready", summary="Is a model ready?", responses=some(401, 403, 404, 429), dependencies=[Depends(guard)], **v2)
-    async def model_ready(name: str)->dict: known(name); return dict(name=name, ready=True)
+    async def model_ready(name: Name)->dict: known(name); return dict(name=name, ready=True)
 
     @api.post("/v2/models/{name}/infer", summary="Denoise arrays, or files in base64", openapi_extra=_body(InferRequest), response_model=InferResponse, responses=errors, dependencies=[Depends(guard)], **v2)
-    async def infer(name: str, request: Request):
+    async def infer(name: Name, request: Request):
         """Arrays of one size, or BYTES: image files in base64.
 
-            curl -H 'Content-Type: application/json' http://localhost:8080/v2/models/fast/infer -d '{"inputs": [{"name": "noisy", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [90, 120, 60, 92, 118, 61]}]}'
+        ```sh
+        curl -H 'Content-Type: application/json' http://localhost:8080/v2/models/fast/infer -d '{"inputs": [{"name": "noisy", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [90, 120, 60, 92, 118, 61]}]}'
+        ```
         """
         known(name)
         return await work(request, lambda text, progress: _infer(s, request, name, text, progress))
@@ -170,7 +173,9 @@ def router(s:Service, guard)->APIRouter:
     async def predict(request: Request):
         """The contract of Vertex AI's custom containers; the path follows AIP_PREDICT_ROUTE.
 
-            curl -H 'Content-Type: application/json' http://localhost:8080/predict -d "{\\"instances\\": [{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+        ```sh
+        curl -H 'Content-Type: application/json' http://localhost:8080/predict -d "{\\"instances\\": [{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+        ```
         """
         return await work(request, lambda text, progress: _predict(s, request, text, progress))
 

@@ -3,6 +3,7 @@ import logging, time
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from agri_cae.images import Picture
 from agri_cae.serve import Denoiser
@@ -38,6 +39,7 @@ class Service:
 
     def warm(self):
         "Load all models, and let each denoise a little picture: the first request waits for nothing."
+        threadpool_limits(1, "blas")   # pictures side by side share the cores better than one that is spread over them: a small product of matrices took 2 to 1500 ms
         for name, model in self.cfg.named.items():
             d = Denoiser.load(**self.cfg.serve.model_dump() | dict(model=model))
             self.models[name] = Denoiser(Shared(d.engine), d.card, d.cfg)

@@ -16,16 +16,16 @@ class _InMemory(MultiPartParser): spool_max_size = 2**62   # the count of bytes 
 
 async def _counted(request, limit):
     "The chunks of a body; a length that the header gives may shorten the wait for a refusal, and is believed in nothing else"
-    n, said = 0, request.headers.get("content-length", "")
-    async for chunk in request.stream():
+    n, said, stream = 0, request.headers.get("content-length", ""), request.stream()
+    async for chunk in stream:
         n += len(chunk)
         if n > limit or said.isdecimal() and len(said) < 20 and int(said) > limit:
             with suppress(TimeoutError, ClientDisconnect):   # who still sends does not read: take in as much again before the answer
                 async with asyncio.timeout(2):
-                    async for more in request.stream():
+                    async for more in stream:
                         n += len(more)
                         if n > 2 * limit: break
-            raise Problem(413, f"The body has more than {limit:,} bytes.")
+            raise Problem(413, f"The body has more than {limit:,} bytes.", Connection="close")   # or the rest would be read for nothing
         yield chunk
 
 async def read_body(request, limit:int)->bytes:

@@ -85,8 +85,10 @@ def router(s:Service, guard)->APIRouter:
     async def denoise(request: Request, model: Model = None, strength: Strength = None, sigma: Sigma = None, tile: Tile = None, range: Range = None, format: Format = None, force: Force = False):
         """Depth, alpha, Exif with position, colour profile and map coordinates survive.
 
-            curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://localhost:8080/v1/denoise?strength=auto' -o clean.jpg
-            curl -F file=@photo.jpg 'http://localhost:8080/v1/denoise?format=png' -o clean.png
+        ```sh
+        curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://localhost:8080/v1/denoise?strength=auto' -o clean.jpg
+        curl -F file=@photo.jpg 'http://localhost:8080/v1/denoise?format=png' -o clean.png
+        ```
         """
         format = SUFFIXES[f".{format}"] if format else accepted(request.headers.get("accept", ""))
         a, file = await work(request, lambda d, data, progress: s.denoise(request, d, data, progress, lambda a: a.file(format), sigma=sigma, force=force),
@@ -99,7 +101,9 @@ def router(s:Service, guard)->APIRouter:
                       residual: Annotated[float, Query(ge=0, le=100, description="also show what was taken away, amplified by this; 0: not")] = 0):
         """For people who want to see what happens.
 
-            curl -F file=@photo.jpg 'http://localhost:8080/v1/compare?residual=4' -o compare.png
+        ```sh
+        curl -F file=@photo.jpg 'http://localhost:8080/v1/compare?residual=4' -o compare.png
+        ```
         """
         values = _range(range)
         a, png = await work(request, lambda d, data, progress: s.denoise(request, d, data, progress, lambda a: before_after(a.before, a.after, residual, values), sigma=sigma, force=force),
@@ -110,7 +114,9 @@ def router(s:Service, guard)->APIRouter:
     async def estimate(request: Request, range: Range = None):
         """Noise as it is stored, and of the sensor. Takes 32x32 pixels or more.
 
-            curl -F file=@photo.jpg http://localhost:8080/v1/estimate
+        ```sh
+        curl -F file=@photo.jpg http://localhost:8080/v1/estimate
+        ```
         """
         values = _range(range)
         return await work(request, lambda _, data, __: describe(data, values, s.cfg.upload_pixels))
@@ -119,7 +125,9 @@ def router(s:Service, guard)->APIRouter:
     async def models():
         """The default comes first.
 
-            curl http://localhost:8080/v1/models
+        ```sh
+        curl http://localhost:8080/v1/models
+        ```
         """
         return [d.card.model_dump(include=set(ModelInfo.model_fields)) | dict(name=n, default=i == 0) for i, (n, d) in enumerate(s.models.items())]
 
