@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench ablation sweep wheel lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench ablation sweep wheel image sbom cost lock hooks clean
 
 BIN  := .venv/bin/
 # pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
@@ -49,6 +49,7 @@ readme: setup ## README.md from nbs/index.ipynb
 
 bench: setup ## Measure the models on the pictures in DATA and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
 	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --pairs "$(PAIRS)" --train "$(TRAIN)" $(CLASSIC) $(BENCH)
+	@$(BIN)python deploy/cost.py
 
 ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb
 	@mkdir -p runs
@@ -63,9 +64,24 @@ wheel: setup ## The wheel, in dist/
 	@$(BIN)python -m build --wheel --no-isolation --outdir dist
 	@rm -rf build
 
+image: ## Build the container with docker, podman or buildah (TARGET=train: with the training stack; BASE=image, TAG=name, FLAGS=more)
+	@tools/image.sh
+
+sbom: setup ## What the service's container installs, as CycloneDX: dist/sbom.json
+	@mkdir -p build dist
+	@$(BIN)uv venv --quiet --clear --python $(BIN)python build/sbom
+	@$(BIN)uv pip install --quiet --python build/sbom --require-hashes -r requirements/serve.txt
+	@$(BIN)cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
+	@rm -rf build/sbom
+
+cost: setup ## deploy/cost.md: what the service costs, from nbs/results/bench.json and deploy/prices.yaml
+	@$(BIN)python deploy/cost.py
+
+# dev is resolved first; the others start from it and so get the same versions
 lock: setup ## Resolve requirements/*.txt anew from settings.ini
-	@for o in base dev; do \
-	  $(BIN)uv pip compile setup.py $$([ $$o = base ] || echo --extra $$o) --quiet --upgrade --universal --python-version 3.11 \
+	@for o in dev base serve train; do \
+	  [ $$o = dev ] || cp requirements/dev.txt requirements/$$o.txt; \
+	  $(BIN)uv pip compile setup.py $$([ $$o = base ] || echo --extra $$o) --quiet $$([ $$o != dev ] || echo --upgrade) --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$o.txt; \
 	done
 

@@ -23,7 +23,7 @@ setup(
                  *(f"Programming Language :: Python :: 3.{o}" for o in (11, 12, 13)), "Topic :: Scientific/Engineering :: Image Processing"],
     python_requires=">=" + cfg["min_python"], install_requires=lines("requirements"), extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts"), "nbdev": ["agri_cae=agri_cae._modidx:d"]}, # nbdev: links between pages
-    packages=[*find_namespace_packages(include=["agri_cae*"], exclude=["*__pycache__*"]), "agri_cae.pipelines"],
-    package_dir={"agri_cae.pipelines": "nbs/pipelines"},
-    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*.onnx", "*.json"], "agri_cae.pipelines": ["*.ipynb", "*.yaml"]},
+    packages=[*find_namespace_packages(include=["agri_cae*"], exclude=["*__pycache__*"]), "agri_cae.pipelines", "agri_cae.api"],
+    package_dir={"agri_cae.pipelines": "nbs/pipelines", "agri_cae.api": "api"},   # what is no notebook's stands in a folder of its own
+    package_data={"agri_cae.samples": ["*"], "agri_cae.weights": ["*.onnx", "*.json"], "agri_cae.pipelines": ["*.ipynb", "*.yaml"], "agri_cae.api": ["*.html"]},
 )

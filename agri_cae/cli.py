@@ -8,6 +8,7 @@ __all__ = ['log', 'app', 'data_app', 'run_job', 'run_jobs', 'denoise', 'train_co
 
 # %% ../nbs/08_cli.ipynb #0ab39030
 import json, logging, os, signal, sys, time
+from functools import partial
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ import typer
 
 from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
+from .client import Remote, key, serve
 from .cli_models import _extra, _hush, models_app, parse_sets, reproduce, retrain, sweep, ui
 from .jobs import Job, plan
 
@@ -41,7 +43,7 @@ def _record(job, status, error=None, **done):
 def _exists(job, overwrite): return job.target not in ("-", job.source) and not overwrite and os.path.lexists(job.target)
 
 def run_job(
-    denoiser,                   # a `Denoiser`
+    denoiser,                   # a `Denoiser` or `Remote`
     job:Job,                    # what becomes what
     overwrite:bool=False,       # also when the target exists
     force:bool=False,           # also when the source was denoised before
@@ -52,7 +54,8 @@ def run_job(
     from agri_cae.serve import DenoisedBefore, denoise_file
     src, dst = (std.buffer if name == "-" else name for name, std in zip(job, (sys.stdin, sys.stdout)))
     start, in_place = time.perf_counter(), job.source == job.target != "-"
-    try: done = denoise_file(denoiser, src, dst, overwrite or in_place, force, progress, measure)
+    run = denoiser.denoise_file if isinstance(denoiser, Remote) else partial(denoise_file, denoiser)
+    try: done = run(src, dst, overwrite or in_place, force, progress, measure)
     except DenoisedBefore as e: return _record(job, "skipped" if in_place else "failed", str(e))
     except AgriCaeError as e: return _record(job, "failed", str(e))
     except MemoryError: return _record(job, "failed", f"{job.source}: does not fit into memory. Close other programs, or denoise it on a larger machine.")
@@ -81,7 +84,7 @@ def _bar(total, unit, quiet):
 # %% ../nbs/08_cli.ipynb #ca457bf2
 def run_jobs(
     jobs:list,       # of `Job`
-    load,            # function that gives the `Denoiser`; called when the first file needs it
+    load,            # function that gives the denoiser; called when the first file needs it
     overwrite:bool,  # also when a target exists
     force:bool,      # also when a source was denoised before
     as_json:bool,    # one JSON object a line instead of one path a line; then the noise is measured too
@@ -106,6 +109,7 @@ _serve = ServeConfig()
 
 @app.command()
 def denoise(
+    ctx: typer.Context,
     source: Annotated[str, typer.Argument(metavar="IN", help="File, folder, or - for standard input.")],
     target: Annotated[str | None, typer.Argument(metavar="OUT", help="File, folder, or - for standard output. By default NAME_denoised beside the input.")] = None,
     model: Annotated[str, typer.Option(help="Shipped model, path of an .onnx or .keras file, or MLflow URI.")] = _serve.model,
@@ -121,15 +125,17 @@ def denoise(
     engine: Annotated[str | None, typer.Option(help="onnx, openvino or keras; by default what the model file is, onnx for shipped models.")] = _serve.engine,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: OpenVINO, on a CPU that has it.")] = _serve.precision,
     threads: Annotated[int, typer.Option(help="Threads; 0: as many as there are cores for it.")] = _serve.threads,
+    server: Annotated[str | None, typer.Option(metavar="URL", help="Let a service do it, see agri-cae serve; model, strength and tile are then its own unless you give them. A key stands in AGRI_CAE_KEY.")] = None,
 ):
     "Denoise a file, a folder tree, or standard input."
     _hush(quiet)
     fields = ServeConfig(model=model, engine=engine, precision=precision, strength=strength, tile=tile, threads=threads, value_range=value_range).model_dump()
+    load = _remote(ctx, server) if server else None
     todo = plan(source, target, in_place)
     _check_streams(todo.jobs, as_json)
     if not os.path.isdir(source) and _exists(todo.jobs[0], overwrite):
         raise OutputError(todo.jobs[0].target, "exists already", "Use --overwrite to replace it, or name another output")
-    raise typer.Exit(_dry(todo, fields, overwrite, as_json) if dry_run else _denoise(todo, fields, overwrite, force, as_json, quiet))
+    raise typer.Exit(_dry(todo, not server and fields, overwrite, as_json) if dry_run else _denoise(todo, load or fields, overwrite, force, as_json, quiet))
 
 # %% ../nbs/08_cli.ipynb #0fc4569a
 def _check_streams(jobs, as_json):
@@ -138,17 +144,25 @@ def _check_streams(jobs, as_json):
         if sys.stdout.isatty(): raise ConfigError("-", "standard output is a terminal", "Redirect it to a file or a pipe")
     if any(j.source == "-" for j in jobs) and sys.stdin.isatty(): raise ConfigError("-", "standard input is a terminal", "Redirect a file or a pipe into it")
 
+def _remote(ctx, server):
+    "Gives the `Remote`, with what was asked for"
+    given = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k).name == "COMMANDLINE"}
+    if own := [f"--{k}" for k in ("engine", "precision", "threads") if k in given]: raise ConfigError(", ".join(own), "is up to the service", "Leave it out, or leave out --server")
+    remote = Remote(server, **{k: given[k] for k in ("model", "strength", "tile", "value_range") if k in given})
+    return lambda: remote
+
 def _dry(todo, fields, overwrite, as_json):
     from agri_cae.serve import model_path
-    model_path(fields["model"], fields["engine"])
+    if fields: model_path(fields["model"], fields["engine"])
     for e in todo.errors: log.error(_line(e))
     for j in todo.jobs: _tell(_record(j, "skipped", f"{j.target}: exists already.") if _exists(j, overwrite) else _record(j, "planned"), as_json)
     return 1 if todo.errors else 0
 
 def _denoise(todo, fields, overwrite, force, as_json, quiet):
     from agri_cae.serve import Denoiser
+    load = fields if callable(fields) else lambda: Denoiser.load(**fields)
     for e in todo.errors: log.error(_line(e))
-    records = run_jobs(todo.jobs, lambda: Denoiser.load(**fields), overwrite, force, as_json, quiet)
+    records = run_jobs(todo.jobs, load, overwrite, force, as_json, quiet)
     done, skipped, failed = (sum(r["status"] == s for r in records) for s in ("done", "skipped", "failed"))
     if len(records) != 1 or todo.others:
         log.info("%d denoised, %d skipped, %d failed; %d other files left alone", done, skipped, failed + len(todo.errors), todo.others)
@@ -256,7 +270,7 @@ def estimate(
     raise typer.Exit(1 if failed else 0)
 
 # %% ../nbs/08_cli.ipynb #d418ddef
-for _command in (sweep, reproduce, retrain, ui): app.command()(_command)
+for _command in (sweep, reproduce, retrain, ui, serve, key): app.command()(_command)
 app.add_typer(models_app, name="models")
 
 # %% ../nbs/08_cli.ipynb #ccfc393e

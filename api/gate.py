@@ -1,0 +1,72 @@
+"Who is let in, how long it may take, and where the work is done: a bounded queue before a few threads."
+import asyncio, threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
+
+from agri_cae.engines import cores
+
+from .problems import Problem, busy
+
+
+class Left(Exception): "Nobody waits for this work any more."
+
+class Gate:
+    "Counts requests and pixels; work runs in threads, so that the event loop stays free."
+    def __init__(self, cfg):
+        self.cfg, self.requests, self.pixels, self.draining, self.deadlines = cfg, 0, 0, False, set()
+        self.work = ThreadPoolExecutor(cfg.at_once or cores() + 2, "picture")
+        self.heads = ThreadPoolExecutor(1, "header")   # a header waits behind no picture
+
+    @asynccontextmanager
+    async def enter(self):
+        "A place in the queue until the deadline; 503 when there is none, 504 when it is over."
+        if self.draining: raise busy("The service is stopping.", 5)
+        if self.requests >= self.cfg.queue_requests: raise busy(f"{self.requests} requests are waiting already.")
+        self.requests += 1
+        try:
+            async with asyncio.timeout(self.cfg.deadline) as end:
+                self.deadlines.add(end)
+                try: yield
+                finally: self.deadlines.discard(end)
+        except TimeoutError:
+            if self.draining: raise busy("The service is stopping.", 5) from None
+            raise Problem(504, f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model.", Connection="close") from None   # its body may still be coming
+        finally: self.requests -= 1
+
+    async def look(self, f, *args):
+        "Run a short function on a header off the event loop."
+        return await asyncio.get_running_loop().run_in_executor(self.heads, f, *args)
+
+    async def run(self, request, pixels, f):
+        "f(progress) in a thread. It ends early, at the next tile, when the client has left or the deadline is over."
+        if self.pixels and self.pixels + pixels > self.cfg.queue_pixels: raise busy(f"{self.pixels:,} pixels are waiting already.")
+        self.pixels += pixels
+        loop, over = asyncio.get_running_loop(), threading.Event()
+        def progress(*_):
+            if over.is_set(): raise Left
+        def start(): progress(); return f(progress)
+        def free(_):
+            with suppress(RuntimeError): loop.call_soon_threadsafe(self._free, pixels)   # the loop may have ended before the work
+        job = self.work.submit(copy_context().run, start); job.add_done_callback(free)
+        done, gone = asyncio.wrap_future(job), loop.create_task(_disconnected(request))
+        try:
+            await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not done.done(): raise Problem(499, "The client has left.")
+            return done.result()
+        finally: over.set(); gone.cancel(); done.cancel()
+
+    def _free(self, pixels): self.pixels -= pixels
+
+    def drain(self):
+        "No new requests; those that are inside get `grace` to end, less a second to send the answers. For the thread of the event loop."
+        self.draining = True
+        end = asyncio.get_running_loop().time() + self.cfg.grace - 1
+        for d in self.deadlines:
+            with suppress(RuntimeError): d.reschedule(min(d.when(), end))   # one that is over already
+
+    def close(self):
+        for pool in (self.work, self.heads): pool.shutdown(wait=False, cancel_futures=True)
+
+async def _disconnected(request):
+    while (await request.receive())["type"] != "http.disconnect": pass

@@ -1,0 +1,33 @@
+"Start the service: one process or several, watched and replaced when they die."
+import logging, os, signal, tempfile
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from agri_cae.config import setup_logging
+
+from .settings import ApiSettings
+
+log = logging.getLogger("agri_cae.api")
+
+def application():
+    "What each process runs."
+    setup_logging()
+    from .app import create_app
+    return create_app()
+
+def serve(
+    host:str="127.0.0.1",
+    port:int=8080,
+    workers:int=1,  # processes, each with models of its own; 0: this one, which nobody watches
+):
+    "Serve until SIGTERM or SIGINT; requests inside get the time of the settings to end. Raises `ConfigError` for wrong settings."
+    s = ApiSettings()
+    if not (s.keys or s.keys_file) and not host.startswith("127.") and host not in ("localhost", "::1"): log.warning("no API keys are set: whoever reaches %s may use the service", host)
+    cfg = uvicorn.Config(f"{__package__}.run:application", factory=True, host=host, port=port, workers=max(1, workers), log_config=None, access_log=False, server_header=False,
+                         timeout_graceful_shutdown=round(s.grace), timeout_keep_alive=30, lifespan="on")
+    signal.signal(signal.SIGTERM, lambda *_: None)   # uvicorn raises it again when all is done: the exit code is 0
+    if not workers: return uvicorn.Server(cfg).run()
+    with tempfile.TemporaryDirectory(prefix="agri_cae-") as d:
+        if workers > 1: os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", d)
+        Multiprocess(cfg, [cfg.bind_socket()]).run()

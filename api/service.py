@@ -1,0 +1,83 @@
+"What all routes share: settings, models that are loaded and warm, the gate, keys, and the hook for a log of predictions."
+import logging, time
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from agri_cae.images import Picture
+from agri_cae.serve import Denoiser
+from agri_cae.service import Shared, denoise_bytes, encode, look, tuned
+
+from .gate import Gate
+from .keys import Keys, Rates
+from .problems import Problem
+from .settings import ApiSettings
+from .shell import PIXELS, PREDICTIONS, request_id
+
+log = logging.getLogger("agri_cae.api")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    "A prediction that is about to be answered. The arrays are only lent: copy what is to be kept."
+    request_id: str
+    route: str          # such as /v1/denoise
+    model: str          # name@version
+    strength: float
+    sigma: float | None # estimated noise, 8-bit units; None: too small to tell, or a batch of arrays
+    milliseconds: float # from the arrival of the request
+    before: np.ndarray  # (H, W, C) as stored
+    after: np.ndarray   # the same
+
+
+class Service:
+    "Raises `ConfigError` and `ModelError` when it cannot work as it is set up."
+    def __init__(self, cfg:ApiSettings, on_prediction=None):
+        self.cfg, self.on_prediction, self.models = cfg, on_prediction, {}
+        self.gate, self.keys, self.rates = Gate(cfg), Keys(cfg), Rates(cfg.rate)
+
+    def warm(self):
+        "Load all models, and let each denoise a little picture: the first request waits for nothing."
+        threadpool_limits(1, "blas")   # pictures side by side share the cores better than one that is spread over them: a small product of matrices took 2 to 1500 ms
+        for name, model in self.cfg.named.items():
+            d = Denoiser.load(**self.cfg.serve.model_dump() | dict(model=model))
+            self.models[name] = Denoiser(Shared(d.engine), d.card, d.cfg)
+            grey = np.random.default_rng(0).integers(100, 140, (64, 64, 1), np.uint8)
+            denoise_bytes(tuned(self.models[name], strength="auto"), encode(Picture(grey), "jpeg")).file("png")
+        log.info("%s ready", ", ".join(d.name for d in self.models.values()))
+
+    @property
+    def ready(self): return len(self.models) == len(self.cfg.named) and not self.gate.draining
+
+    def denoiser(self, model:str|None=None, strength=None, sigma:float|None=None, tile:int|None=None, value_range:tuple|None=None)->Denoiser:
+        "The model as a request wants it. A noise that is told decides the strength, unless that is given."
+        if model is not None and model not in self.models: raise Problem(404, f"There is no model {model}. Choose one of {', '.join(self.models)}.")
+        if strength is None and sigma is not None: strength = "auto"
+        asked = dict(strength=strength, tile=tile, value_range=value_range)
+        return tuned(self.models[model or next(iter(self.models))], **{k: v for k, v in asked.items() if v is not None})
+
+    async def look(self, data:bytes)->int: # pixels
+        "The size of a picture by its header. Raises `Problem` 422."
+        facts = await self.gate.look(look, data)
+        return self.fits(facts["width"] * facts["height"])
+
+    def fits(self, pixels:int)->int:
+        if pixels > self.cfg.upload_pixels: raise Problem(422, f"The picture has {pixels:,} pixels; {self.cfg.upload_pixels:,} are taken. Cut it into parts.")
+        return pixels
+
+    def denoise(self, request, denoiser:Denoiser, data:bytes, progress, then, **kw)->tuple: # the `Answer`, then(answer)
+        "Denoise, make what is answered, and tell the hook; for a thread."
+        a = denoise_bytes(denoiser, data, progress=progress, max_pixels=self.cfg.upload_pixels, **kw)
+        made = then(a)
+        self.tell(request, a.denoiser, a.sigma, a.before.data, a.after.data)
+        return a, made
+
+    def tell(self, request, denoiser, sigma, before, after):
+        "Count a prediction and give it to the hook, before it is answered: what was answered is in the log."
+        PREDICTIONS.labels(denoiser.name).inc(); PIXELS.inc(before.shape[0] * before.shape[1])
+        if not self.on_prediction: return
+        try: self.on_prediction(Prediction(request_id(request.scope), request.scope["path"], denoiser.name, denoiser.cfg.strength, sigma, milliseconds(request), before, after))
+        except Exception: log.exception("the log of predictions failed")   # the picture is answered all the same
+
+def milliseconds(request)->float: return round(1000 * (time.perf_counter() - request.scope["state"]["start"]), 1)
