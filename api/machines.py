@@ -174,7 +174,7 @@ def router(s:Service, guard)->APIRouter:
         """The contract of Vertex AI's custom containers; the path follows AIP_PREDICT_ROUTE.
 
         ```sh
-        curl -H 'Content-Type: application/json' http://localhost:8080/predict -d "{\\"instances\\": [{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}]}"
+        printf '{"instances": [{"b64": "%s"}]}' "$(base64 -w0 photo.jpg)" | curl -H 'Content-Type: application/json' http://localhost:8080/predict -d @-
         ```
         """
         return await work(request, lambda text, progress: _predict(s, request, text, progress))

@@ -1,5 +1,5 @@
 "The service as a process of its own: signals, a worker that is killed, uploads that never end, keys in the log, and the client against it."
-import http.client, json, os, signal, socket, subprocess, sys, threading, time
+import http.client, json, os, shutil, signal, socket, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -166,6 +166,21 @@ def test_keys_and_client(tmp_path):
         assert s.ask("GET", "/v1/models", head={"X-API-Key": key})[0] == 200 and s.ask("GET", f"/v1/models?key={key[:8]}", head={"Authorization": f"Basic {key}"})[0] == 401
         assert s.stop() == 0
         assert key not in s.log.read_text() and key[:8] not in s.log.read_text()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
+def test_every_line_with_curl_works(tmp_path):
+    "Those of the description, and those of the chapter; each route has one"
+    (tmp_path/"photo.jpg").write_bytes(sample("field_camera").read_bytes())
+    with served(tmp_path, AGRI_CAE_MODELS='["fast", "base"]') as s:
+        spec = json.loads(s.ask("GET", "/openapi.json")[1])
+        chapter = json.loads((Path(__file__).parents[1]/"nbs/tutorials/service.ipynb").read_text("utf-8"))
+        texts = [op["description"] for ops in spec["paths"].values() for op in ops.values() if "description" in op] + ["".join(c["source"]) for c in chapter["cells"] if c["cell_type"] == "markdown"]
+        lines = list(dict.fromkeys(o for t in texts for o in t.splitlines() if "curl " in o and "http://localhost" in o))
+        for line in lines:
+            done = subprocess.run(["bash", "-c", line.replace("curl ", "curl --fail-with-body -sS ").replace("localhost:8080", f"127.0.0.1:{s.port}")], cwd=tmp_path, capture_output=True)
+            assert done.returncode == 0, (line, done.stdout[-300:], done.stderr)
+        assert all(any(path.replace("{name}", "fast") in line for line in lines) for path in spec["paths"]) and read_image(tmp_path/"clean.png").format == "png"
 
 
 def test_several_workers_count_together(tmp_path):
