@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DERIVED', 'LEAST_SPREAD', 'MOST', 'DRAWS', 'Profile', 'with_derived', 'make_profile', 'folder_pictures',
-           'training_pictures', 'log_profile', 'profile_paths', 'load_profile', 'Shift', 'find_shifts']
+           'training_pictures', 'log_profile', 'profile_paths', 'load_profile', 'find_profiles', 'Shift', 'find_shifts']
 
-# %% ../nbs/06a_drift.ipynb #1aed0bfc
-import json
+# %% ../nbs/06a_drift.ipynb #74a48594
+import re
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from .images import find_images, from_float, read_image, to_float
 from .monitor import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 from .serve import Denoiser, model_path
 
-# %% ../nbs/06a_drift.ipynb #e78e7146
+# %% ../nbs/06a_drift.ipynb #0945083b
 DERIVED = dict(excess="residual less sigma: what was taken away beyond the noise, 8-bit units")   # from the numbers of the log
 LEAST_SPREAD = dict(sigma=.5, brightness=2, contrast=2, saturation=.01, vegetation=.01, sharpness=.01, residual=.5, structure=.02, excess=.5)   # standard deviations below this count as this
 
@@ -53,7 +53,7 @@ def with_derived(
     known = {k: np.asarray(table[k], float) for k in STATISTICS if k in table}
     return known | ({"excess": known["residual"] - known["sigma"]} if {"residual", "sigma"} <= known.keys() else {})
 
-# %% ../nbs/06a_drift.ipynb #3bdaa418
+# %% ../nbs/06a_drift.ipynb #6a75e23e
 MOST = 1000   # pictures in a profile
 
 def make_profile(
@@ -76,7 +76,7 @@ def _profile(model, about, groups, values):
     return Profile(model=model, about=about, created=f"{datetime.now(timezone.utc):%Y-%m-%d}", groups=tuple(int(groups[i]) for i in keep),
                    values={k: tuple(number(v[i]) for i in keep) for k, v in values.items() if any(number(x) is not None for x in v)})
 
-# %% ../nbs/06a_drift.ipynb #3d29a072
+# %% ../nbs/06a_drift.ipynb #c1d2280f
 def folder_pictures(
     folder,   # pictures as they come
     every:int=1, # take every so many
@@ -112,14 +112,15 @@ def log_profile(
     r = log.read(last, model, measured=True)
     return _profile(model, "the log of the service", (r["time"] // 3600).astype(int).tolist(), {k: r[k].tolist() for k in STATISTICS})
 
-# %% ../nbs/06a_drift.ipynb #084fa2f0
+# %% ../nbs/06a_drift.ipynb #748fceb6
 def profile_paths(
     model:str|Path="fast", # as for a `Denoiser`, or a .json file
 )->list:                   # where its profile may be, the best place first
     "The files that may hold the profile of a model."
     if Path(model).suffix == ".json": return [Path(model)]
-    beside = model_path(model).with_suffix(".profile.json")
-    return [home() / "profiles" / beside.name, beside]
+    try: beside = [model_path(model).with_suffix(".profile.json")]
+    except ModelError: beside = []
+    return [home() / "profiles" / (beside[0].name if beside else f"{Path(model).name}.profile.json"), *beside]
 
 def load_profile(
     model:str|Path="fast", # as for a `Denoiser`, or a .json file
@@ -130,7 +131,18 @@ def load_profile(
     try: return Profile.model_validate_json(found.read_bytes())
     except ValidationError as e: raise ModelError(found, f"is no profile ({e.errors()[0]['msg']})", "Make it again: agri-cae monitor profile") from None
 
-# %% ../nbs/06a_drift.ipynb #3f2f632b
+# %% ../nbs/06a_drift.ipynb #a8d2e5d1
+def find_profiles(
+    models,      # names of models, with or without version, such as those in a log
+    files=(),    # profiles that come first
+)->dict:         # name of a model, without version -> its `Profile`; those without one are left out
+    "The profiles that are to be had. Raises `ModelError` for a file that is no profile."
+    found = {}
+    for name in {m.split("@")[0] for m in models if m}:
+        if re.fullmatch(r"[\w-]+", name) and any(p.is_file() for p in profile_paths(name)): found[name] = load_profile(name)
+    return found | {p.model.split("@")[0]: p for p in map(load_profile, files)}
+
+# %% ../nbs/06a_drift.ipynb #6a30914d
 def _distance(windows, sorted_ref):
     "Wasserstein distance (of order 1) of each row of windows (B, n) to a sample that is sorted"
     n = windows.shape[1]
@@ -145,7 +157,7 @@ def _psi(windows, edges, ref):
     p, q = shares(windows), shares(ref[None])
     return ((p - q) * np.log(p / q)).sum(1)
 
-# %% ../nbs/06a_drift.ipynb #4742fadb
+# %% ../nbs/06a_drift.ipynb #6fa7ac89
 DRAWS = 4000   # windows from the profile
 
 @lru_cache(16)
@@ -170,7 +182,7 @@ def _chance(profile, name, n):
     spread = max(float(ref.std()), LEAST_SPREAD[name])
     return ordered, edges, spread, np.sort(_distance(windows, ordered)) / spread, np.sort(_psi(windows, edges, ref))
 
-# %% ../nbs/06a_drift.ipynb #897524f4
+# %% ../nbs/06a_drift.ipynb #0444b062
 class Shift(NamedTuple):
     "How one number of a window differs from the profile."
     name: str         # in `STATISTICS` or `DERIVED`
