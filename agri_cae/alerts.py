@@ -6,7 +6,7 @@
 __all__ = ['QUALITY', 'Problem', 'Look', 'take_look', 'Alert', 'list_alerts', 'update_alerts', 'post_json', 'tell', 'Watcher',
            'prometheus_text']
 
-# %% ../nbs/06b_alerts.ipynb #dcebcba1
+# %% ../nbs/06b_alerts.ipynb #64b93768
 import json, logging, threading, time, urllib.request
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from .config import AgriCaeError
 from .drift import Profile, Shift, find_shifts
 from .monitor import MonitorConfig, PredictionLog
 
-# %% ../nbs/06b_alerts.ipynb #520e9b14
+# %% ../nbs/06b_alerts.ipynb #5381eb7a
 QUALITY = ("excess", "structure")   # numbers about what was taken away
 
 class Problem(NamedTuple):
@@ -40,7 +40,7 @@ class Look(NamedTuple):
     shifts: dict[str, list[Shift]]  # model -> how its pictures differ from its profile
     problems: list[Problem]
 
-# %% ../nbs/06b_alerts.ipynb #aea21e43
+# %% ../nbs/06b_alerts.ipynb #0f64520d
 def _too_many(kind, count, of, tolerated, alpha, what):
     from scipy.stats import binomtest
     if not count or count / of <= tolerated or binomtest(int(count), int(of), tolerated, "greater").pvalue > alpha: return []
@@ -49,7 +49,7 @@ def _too_many(kind, count, of, tolerated, alpha, what):
 def _shifted(model, s):
     kind, way = "quality" if s.name in QUALITY else "drift", "" if s.mean == s.usual else "higher" if s.mean > s.usual else "lower"
     return Problem(kind, f"{model} {s.name}", s.distance, f"{s.name} of the last {s.pictures} pictures is {way or 'spread otherwise'}: {s.mean:.3g} on average instead of {s.usual:.3g}, "
-                   f"{s.distance:.2f} standard deviations off (PSI {s.psi:.2f}, p {s.p:.2g}); profile and model: {model}")
+                   f"{s.distance:.2f} standard deviations off (PSI {s.psi:.2f}, p {s.p:.2g}); model {model}")
 
 def take_look(
     log:PredictionLog,
@@ -66,7 +66,7 @@ def take_look(
     problems += _too_many("latency", slow, ok.sum(), cfg.slow, cfg.alpha, f"took more than {cfg.max_ms / 1000:g} s") + _too_many("errors", failed, n, cfg.errors, cfg.alpha, "failed in the service")
     return Look(time.time(), int(last["id"][-1]) if n else 0, n, slow / max(int(ok.sum()), 1), failed / max(n, 1), tuple(np.quantile(ms, (.5, .95)) / 1000) if len(ms) else (0., 0.), shifts, problems)
 
-# %% ../nbs/06b_alerts.ipynb #82d91517
+# %% ../nbs/06b_alerts.ipynb #39e95ef7
 class Alert(NamedTuple):
     "A problem that was found, and since when."
     time: float          # opened, seconds since 1970
@@ -98,7 +98,7 @@ def update_alerts(
     closed = log.run(f"UPDATE alerts SET until = ? WHERE until IS NULL AND last + ? <= ? RETURNING {_FIELDS}", (look.at, (cfg or log.cfg).window, look.newest)).fetchall()
     return opened, [Alert(*r) for r in closed]
 
-# %% ../nbs/06b_alerts.ipynb #4710869c
+# %% ../nbs/06b_alerts.ipynb #ab3b157a
 _log = logging.getLogger(__name__)
 
 def post_json(
@@ -135,7 +135,7 @@ def tell(
     for state, alerts in (("open", opened), ("closed", closed)):
         for a in alerts if cfg.webhook else (): post_json(cfg.webhook, a._asdict() | dict(time=_iso(a.time), until=a.until and _iso(a.until), state=state, text=f"agri_cae {state}: {a.kind}: {a.message}"))
 
-# %% ../nbs/06b_alerts.ipynb #1db8e5a7
+# %% ../nbs/06b_alerts.ipynb #f03c3e7c
 class Watcher(threading.Thread):
     "Looks at the log again and again, and tells what is wrong: `watcher.start()`, `watcher.look`, `watcher.stop()`."
     def __init__(self,
@@ -147,10 +147,13 @@ class Watcher(threading.Thread):
         self.log, self.profiles, self.every, self.look, self._stop_now = log, profiles, every, None, threading.Event()
 
     def once(self)->Look: # also kept as `look`
-        "Take a look and tell what is new."
-        look = take_look(self.log, self.profiles)
-        tell(self.log, *update_alerts(self.log, look)); self.look = look
-        return look
+        "Take a look and tell what is new; while less than a quarter of a window is new, the look before stands."
+        newest = self.log.run("SELECT max(id) FROM predictions").fetchone()[0] or 0
+        if self.look and newest < self.look.newest + self.log.cfg.window // 4: self.look = self.look._replace(at=time.time())
+        else:
+            look = take_look(self.log, self.profiles)
+            tell(self.log, *update_alerts(self.log, look)); self.look = look
+        return self.look
 
     def run(self):
         while not self._stop_now.is_set():
@@ -164,7 +167,7 @@ class Watcher(threading.Thread):
         "End it, at once unless it is at work."
         self._stop_now.set(); self.join(10)
 
-# %% ../nbs/06b_alerts.ipynb #289e567f
+# %% ../nbs/06b_alerts.ipynb #398b3547
 def _labels(labels):
     def quoted(v): return str(v).replace("\\", r"\\").replace('"', r'\"').replace("\n", r"\n")
     return "{" + ",".join(f'{k}="{quoted(v)}"' for k, v in labels.items()) + "}" if labels else ""

@@ -65,12 +65,12 @@ def halves(rows, seed, content=None):
     return [r for r in rows if r[0] in first and r[2] == "usual"], [r for r in rows if r[0] in set(photos) - first]
 
 
-def false_alarms(rows, seed, content=None, windows=20):
-    "Alerts that open on windows of traffic as ever"
+def false_alarms(rows, seed, content=None, windows=20, step=100):
+    "Alerts that open on windows of traffic as ever, with a look after every `step` pictures"
     known, others = halves(rows, seed, content); rng = np.random.default_rng([seed, 1]); others = [r for r in others if r[2] == "usual"]
     with tempfile.TemporaryDirectory() as folder:
         s, alerts = Service(folder, known), []
-        for _ in range(windows): s.answer(others, s.log.cfg.window, rng); alerts += s.opened()
+        for _ in range(windows * s.log.cfg.window // step): s.answer(others, step, rng); alerts += s.opened()
         s.log.close()
     return alerts
 
@@ -98,8 +98,10 @@ if __name__ == "__main__":
     a = p.parse_args(); rows, seeds = measure(a.folder, a.every), range(a.seeds)
     print(len({r[0] for r in rows}), "photos,", a.seeds, "seeds")
     for label, content in {"everything": None, "leaves": ("leaf",), "drone pictures of fields": ("drone-farmland", "drone-farmyard")}.items():
-        found = [len(false_alarms(rows, s, content)) for s in seeds]
-        print(f"\nprofile of {label}\n  alerts on 20 windows as ever: mean {np.mean(found):.2f}, most {max(found)}, more than one in {sum(n > 1 for n in found)} of {len(found)} runs")
+        print(f"\nprofile of {label}")
+        for step in (100, 25):
+            found = [len(false_alarms(rows, s, content, step=step)) for s in seeds]
+            print(f"  alerts on 2000 pictures as ever, a look after every {step}: mean {np.mean(found):.2f}, most {max(found)}, more than one in {sum(n > 1 for n in found)} of {len(found)} runs")
         tags = [t for t in ("leaf", "drone-farmland", "drone-NIR-field", "plants-on-soil", "drone-soil-grass") if content is None or t not in content]
         for name, shift in {**{n: is_shift(n) for n in SHIFTS}, **{f"only {t}": is_crop(t) for t in tags}}.items():
             after = [caught_after(rows, s, shift, content) for s in seeds]; hit = [n for n in after if n is not None]

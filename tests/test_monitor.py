@@ -170,6 +170,6 @@ def test_an_alert_file_starts_one_retraining(tmp_path):
     for _ in range(100): log.write("", "m@1", (8, 8), 200, 1., draw(120))
     Watcher(log, {"m": profile}).once(); assert not alert.exists() and "there is no" in retrain()["reason"]
     for _ in range(100): log.write("", "m@1", (8, 8), 200, 1., draw(60))
-    w = Watcher(log, {"m": profile}); w.once(); assert [a["name"] for a in json.loads(alert.read_text())] == ["m@1 brightness"]
+    Watcher(log, {"m": profile}).once(); assert [a["name"] for a in json.loads(alert.read_text())] == ["m@1 brightness"]
     assert retrain() is None                                     # it starts, and fails for want of pictures; the file stays for the next time
-    assert alert.exists(); alert.unlink(); w.once(); assert not alert.exists()   # one alert, one retraining
+    assert alert.exists(); alert.unlink(); Watcher(log, {"m": profile}).once(); assert not alert.exists()   # one alert, one retraining
