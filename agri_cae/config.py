@@ -237,7 +237,7 @@ def sha256(
 def shipped()->list[str]: # names
     "The models in the package."
     folder = files("agri_cae").joinpath("weights")
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".json")) if folder.is_dir() else []
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".onnx")) if folder.is_dir() else []
 
 def weights_path(
     model:str|Path, # shipped name, or path of an .onnx or .keras file
