@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from tqdm import tqdm
 
 from .check import write_text
-from .config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, correlation_id, flatten, home, read_card, unflatten
+from .config import AgriCaeError, ConfigError, DataError, Entity, StoreError, TrainConfig, answering, correlation_id, flatten, home, read_card, unflatten
 from .data import open_dataset, split_by_source
 from .engines import cores
 from .fit import budget_used
@@ -283,6 +283,7 @@ def _workers(count, scheduler):
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 # %% ../nbs/03a_sweep.ipynb #c62456fc
+@answering()
 def run_sweep(
     cfg:SweepConfig,          # what is searched
     folder:str|Path="",       # for the journal, the trials and the results; by default sweeps/NAME under AGRI_CAE_HOME
@@ -301,6 +302,7 @@ def run_sweep(
             for f in wait(busy, return_when=FIRST_COMPLETED).done:
                 number, lock = busy.pop(f)
                 try: done = f.result()
+                except StoreError: raise   # the trial was not at fault: it goes on with the next call
                 except Exception as e: done = Done("fail", None, 0., f"{type(e).__name__}: {e}"[:300])
                 sweep.end(number, done); lock.release()
                 _write_board(sweep)

@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .check import write_text
-from .config import Card, ConfigError, DataError, JsonFormatter, ModelError, OutputError, Settings, TrainConfig, correlation_id, flatten, home, read_card, run_context, unflatten
+from .config import Card, ConfigError, DataError, JsonFormatter, ModelError, OutputError, Settings, TrainConfig, answering, correlation_id, flatten, home, read_card, run_context, unflatten
 from .data import load_arrays, open_dataset, split_by_source
 from .files import git_commit, save_model, versions
 from .fit import Fitted, State, before_after, budget_used, curves, finished, fit
@@ -47,11 +47,14 @@ def open_store(
     except ImportError: raise ConfigError("tracking", "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking", "mlflow.system_metrics"): logging.getLogger(name).setLevel(logging.ERROR)
     uri = Settings().tracking_uri
-    with nullcontext() if uri else FileLock(home() / "mlflow.lock"):   # of several processes one makes what is missing
+    with answering("2"), nullcontext() if uri else FileLock(home() / "mlflow.lock"):   # of several processes one makes what is missing
         if not uri: _make_store(mlflow, home() / "mlflow.db")
         mlflow.set_tracking_uri(uri or f"sqlite:///{home() / 'mlflow.db'}")
-        found = mlflow.get_experiment_by_name(experiment)
-        return mlflow, found.experiment_id if found else mlflow.create_experiment(experiment, None if uri else (home() / "artifacts").as_uri(), tags={"mlflow.note.content": ABOUT})
+        if found := mlflow.get_experiment_by_name(experiment): return mlflow, found.experiment_id
+        try: return mlflow, mlflow.create_experiment(experiment, None if uri else (home() / "artifacts").as_uri(), tags={"mlflow.note.content": ABOUT})
+        except mlflow.MlflowException:   # another machine was faster
+            if found := mlflow.get_experiment_by_name(experiment): return mlflow, found.experiment_id
+            raise
 
 # %% ../nbs/03_train.ipynb #fd25332f
 class Track(keras.callbacks.Callback):
@@ -70,18 +73,27 @@ class Track(keras.callbacks.Callback):
             self.mlflow.log_figure(before_after(self.validate.net, self.validate.sets), f"progress/epoch_{epoch + 1:05}.png")
 
 # %% ../nbs/03_train.ipynb #12604c2e
-def _log_models(mlflow, net, card, folder):
-    "ONNX and Keras model with signature; the weights with their card go into each, so that a `Denoiser` can load it by its URI"
+def _log_models(mlflow, net, card, folder, example):
+    "ONNX and Keras model with signature and input example; the weights with their card go into each, so that a `Denoiser` can load it by its URI"
     import onnx
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
     spec = Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1, card.channels))])
     common = dict(signature=ModelSignature(spec, spec), metadata={"card": card.name, "sha256": card.sha256})
     infos = [mlflow.onnx.log_model(onnx.load(folder / f"{card.name}.onnx"), name="onnx", pip_requirements=["onnxruntime", "numpy"],
-                                   onnx_execution_providers=["CPUExecutionProvider"], **common),
+                                   onnx_execution_providers=["CPUExecutionProvider"], input_example=example, **common),
              mlflow.keras.log_model(net, name="keras", pip_requirements=["agri-cae[train]"], **common)]
+    _share_example(mlflow, *infos)
     for i in infos:
         for ext in ("json", "onnx", "keras"): mlflow.MlflowClient().log_model_artifact(i.model_id, str(folder / f"{card.name}.{ext}"))
+
+def _share_example(mlflow, of, to):
+    "The input example of one logged model for another; mlflow.keras cannot log one itself"
+    with tempfile.TemporaryDirectory() as tmp:
+        for k in ("artifact_path", "serving_input_path"): mlflow.artifacts.download_artifacts(f"{of.model_uri}/{of.saved_input_example_info[k]}", dst_path=tmp)
+        model = mlflow.models.Model.load(to.model_uri); model.saved_input_example_info = of.saved_input_example_info
+        model.save(f"{tmp}/MLmodel")
+        mlflow.MlflowClient().log_model_artifacts(to.model_id, tmp)
 
 # %% ../nbs/03_train.ipynb #e4e46c8a
 def _same_run(folder, cfg, digest):
@@ -153,6 +165,7 @@ def _alone(out):
     try: yield
     finally: lock.release()
 
+@answering()
 @_writing("the output folder")
 def train(
     cfg:TrainConfig,       # everything that decides the run
@@ -162,7 +175,7 @@ def train(
     callbacks:tuple=(),    # further Keras callbacks, such as `Live()`
     progress:bool=True,    # bars on a terminal
 )->Trained:                # score, weights, card
-    "Open, check and split the data, fit, save weights with their card, and log it all as one MLflow run. Raises `DataError`, `ConfigError`, `OutputError`."
+    "Open, check and split the data, fit, save weights with their card, and log it all as one MLflow run. Raises `DataError`, `ConfigError`, `OutputError`, `StoreError`."
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     with _alone(out): return _train(cfg, out, track, run_id, tuple(callbacks), progress)
 
@@ -212,7 +225,7 @@ def _log_results(mlflow, fitted, card, out):
     mlflow.log_metrics({f"best_{k}": v for k, v in card.metrics.items() if k.startswith("val_")})
     for name in ("config.yaml", "manifest.json", "history.json", "curves.png", "before_after.png", "train.jsonl"): mlflow.log_artifact(str(out / name))
     for ext in ("json", "onnx", "keras"): mlflow.log_artifact(str(out / f"{card.name}.{ext}"), "model")
-    _log_models(mlflow, fitted.net, card, out)
+    _log_models(mlflow, fitted.net, card, out, next(iter(fitted.sets.values()))[0][:1, :16, :16])
 
 # %% ../nbs/03_train.ipynb #d6ea4422
 MODEL = "agri-cae"   # name of the registered model
@@ -262,6 +275,7 @@ def _log_notebook(client, run_id, path):
     client.log_artifact(run_id, str(page))
 
 # %% ../nbs/03_train.ipynb #a0150887
+@answering()
 def run_notebook(
     params:dict,         # flat `TrainConfig` parameters, and trial; what is left out takes the notebook's default
     out:str|Path,        # folder for the executed notebook and everything that `train` writes
@@ -279,7 +293,10 @@ def run_notebook(
     try:
         with _sockets() as config: papermill.execute_notebook(str(pipeline()), str(out / "train.ipynb"), parameters={**params, "out": str(out), "run_id": run_id}, kernel_name="python3",
                                                               progress_bar=progress and sys.stderr.isatty(), log_output=False, config=config)
-    except BaseException: client.set_terminated(run_id, "FAILED"); raise
+    except BaseException as e:
+        if getattr(e, "ename", "") != "StoreError": client.set_terminated(run_id, "FAILED")   # else there is nobody to tell
+        raise
     finally:
-        if (out / "train.ipynb").exists(): _log_notebook(client, run_id, out / "train.ipynb")
+        if (out / "train.ipynb").exists():
+            with answering("2"): _log_notebook(client, run_id, out / "train.ipynb")
     return run_id
