@@ -231,10 +231,14 @@ class Sweep:
             lock = self._lock(f"trial_{t.number:04}"); lock.acquire()
             return t.number, lock
 
+    def label(self, t): # name of its run
+        "What a trial tries."
+        return f"{self.cfg.name} {t.number}: " + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in t.user_attrs["params"].items())
+
     def begin(self, pool, number:int, env:dict)->Future:
         "Hand a trial to a worker."
         t, name = open_trial(self.study, number), f"trial_{number:04}"
-        t.set_user_attr("run_id", self._run(number, f"{self.cfg.name} {number}", **{"mlflow.parentRunId": self.parent}))
+        t.set_user_attr("run_id", self._run(number, self.label(t), **{"mlflow.parentRunId": self.parent}))
         params = self.cfg.fixed | t.user_attrs["params"] | {"trial": f"{self.folder}::{self.cfg.name}::{number}"}
         return pool.submit(run_trial, params, str(self.folder / name), t.user_attrs["run_id"], env)
 
@@ -371,5 +375,8 @@ def finish(sweep:Sweep):
         sweep.version = register(best.user_attrs["run_id"], reason=f"best of {len(board)} trials of the sweep {sweep.cfg.name}").version
         sweep.client.log_metric(sweep.parent, "best_val_psnr", best.value)
         for k, v in dict(best_trial=str(best.number), best_run=best.user_attrs["run_id"], outcome=f"{sum(r['state'] == 'complete' for r in board)} of {len(board)} trials complete").items(): sweep.client.set_tag(sweep.parent, k, v)
-        sweep.client.set_tag(sweep.parent, "mlflow.note.content", f"Sweep of {', '.join(sweep.cfg.space)}\n\n{board_table(board)}")
+        for t in sweep.trials:
+            if "run_id" in t.user_attrs: sweep.client.update_run(t.user_attrs["run_id"], name=("★ " if t.number == best.number else "") + sweep.label(t))   # the best catches the eye
+        link = f"[{sweep.label(best)}](#/experiments/{sweep.experiment}/runs/{best.user_attrs['run_id']})"
+        sweep.client.set_tag(sweep.parent, "mlflow.note.content", f"Sweep of {', '.join(sweep.cfg.space)}. The best trial: {link}, **{best.value:.2f} dB**, now the challenger.\n\n{board_table(board)}")
         sweep.client.set_terminated(sweep.parent, "FINISHED")
