@@ -159,4 +159,5 @@ def ui(
     uri, page = mlflow.get_tracking_uri(), runs_page(mlflow, experiment)
     if uri.startswith("http"): typer.echo(f"the runs are kept by a server: {uri}/{page}"); return
     typer.echo(f"http://{host}:{port}/{page}")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")   # saves a process that has nothing to do here
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"])

@@ -306,7 +306,7 @@ def run_sweep(
             for f in wait(busy, return_when=FIRST_COMPLETED).done:
                 number, lock = busy.pop(f)
                 try: done = f.result()
-                except StoreError: raise   # the trial was not at fault: it goes on with the next call
+                except StoreError: lock.release(); raise   # the trial was not at fault: it goes on with the next call
                 except Exception as e: done = Done("fail", None, 0., f"{type(e).__name__}: {e}"[:300])
                 sweep.end(number, done); lock.release()
                 _write_board(sweep)
