@@ -156,9 +156,10 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ):
     "MLflow's pages on the runs and models that are kept."
-    with _extra("train"): from agri_cae.train import open_store
+    with _extra("train"): from agri_cae.train import open_store, runs_page
     mlflow, experiment = open_store()
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith("http"): typer.echo(f"the runs are kept by a server: {uri}"); return
-    typer.echo(f"http://{host}:{port}/#/experiments/{experiment}")
+    uri, page = mlflow.get_tracking_uri(), runs_page(mlflow, experiment)
+    if uri.startswith("http"): typer.echo(f"the runs are kept by a server: {uri}/{page}"); return
+    typer.echo(f"http://{host}:{port}/{page}")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")   # saves a process that has nothing to do here
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"])

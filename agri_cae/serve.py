@@ -7,14 +7,14 @@ __all__ = ['SUFFIX', 'STEP', 'GRAIN', 'log', 'OWN_ERROR', 'model_path', 'spans',
            'residual', 'denoise_file']
 
 # %% ../nbs/05_serve.ipynb #1d18db7d
-import logging
+import logging, os, tempfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from . import __version__
-from .config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig, Settings, home, weights_path
+from .config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig, Settings, StoreError, answering, home, weights_path
 from .engines import load_engine
 from .estimate import TooSmall, estimate_sigma
 from .images import Picture, from_float, provenance_of, read_image, to_float, write_image
@@ -27,20 +27,38 @@ def model_path(
     model:str|Path="fast",  # shipped name, path of an .onnx or .keras file, or MLflow URI
     engine:str|None=None,   # "onnx", "openvino", or "keras", which runs both kinds of file; None: what the file is
 )->Path:                    # a file of weights that exists
-    "Find the weights of a model. Raises `ModelError` when there are none and `ConfigError` for an unknown engine."
+    "Find the weights of a model. Raises `ModelError` when there are none, `ConfigError` for an unknown engine, `StoreError` when a tracking server does not answer."
     if engine not in (None, *SUFFIX): raise ConfigError(f"engine {engine}", "is unknown", f"Choose one of {', '.join(SUFFIX)}")
     if str(model).startswith(("models:/", "runs:/", "mlflow-artifacts:/")): return _mlflow_path(str(model), engine)
     path = weights_path(model)
     return path if engine in (None, "keras") else weights_path(path.with_suffix(SUFFIX[engine]))
 
 # %% ../nbs/05_serve.ipynb #94be57d1
+def _fetch(mlflow, uri):
+    "A folder with the artifacts: the local store's own, or a copy of a server's"
+    name, client = uri.removeprefix("models:/"), mlflow.MlflowClient()
+    if "@" in name: uri = client.get_model_version_by_alias(*name.split("@")).source
+    elif name.rpartition("/")[2].isdigit(): uri = client.get_model_version(*name.rsplit("/", 1)).source
+    if not (uri.startswith("models:/m-") and mlflow.get_tracking_uri().startswith("http")): return Path(mlflow.artifacts.download_artifacts(uri))
+    copy = home() / "fetched" / uri.removeprefix("models:/")
+    if not copy.exists():
+        copy.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=copy.parent) as tmp:
+            at = mlflow.artifacts.download_artifacts(uri, dst_path=f"{tmp}/model")
+            try: os.replace(at, copy)
+            except OSError:   # another process was faster
+                if not copy.exists(): raise
+    return copy
+
 def _mlflow_path(uri, engine):
     "Weights with a card beside them, among the artifacts at an MLflow URI"
     try: import mlflow
     except ImportError: raise ConfigError(uri, "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     uri_of_store = Settings().tracking_uri
     if uri_of_store or not mlflow.is_tracking_uri_set(): mlflow.set_tracking_uri(uri_of_store or f"sqlite:///{home() / 'mlflow.db'}")
-    try: root = Path(mlflow.artifacts.download_artifacts(uri))
+    try:
+        with answering("2"): root = _fetch(mlflow, uri)
+    except StoreError: raise
     except Exception as e: raise ModelError(uri, f"cannot be fetched from MLflow ({str(e).splitlines()[0]})", "Check the URI and AGRI_CAE_TRACKING_URI") from None
     for kind in [engine] if engine else SUFFIX:
         for f in sorted(root.rglob(f"*{SUFFIX[kind]}")):

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from .check import write_text
-from .config import ConfigError, DataError, TrainConfig, correlation_id, home, read_card, unflatten
+from .config import ConfigError, DataError, StoreError, TrainConfig, answering, correlation_id, home, read_card, unflatten
 from .engines import cores
 from .study import SweepConfig, check_sweep, distribution, load_optuna, open_study, open_trial
 from .train import open_store, register, run_notebook
@@ -111,10 +111,14 @@ class Sweep:
             lock = self._lock(f"trial_{t.number:04}"); lock.acquire()
             return t.number, lock
 
+    def label(self, t): # name of its run
+        "What a trial tries."
+        return f"{self.cfg.name} {t.number}: " + ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in t.user_attrs["params"].items())
+
     def begin(self, pool, number:int, env:dict)->Future:
         "Hand a trial to a worker."
         t, name = open_trial(self.study, number), f"trial_{number:04}"
-        t.set_user_attr("run_id", self._run(number, f"{self.cfg.name} {number}", **{"mlflow.parentRunId": self.parent}))
+        t.set_user_attr("run_id", self._run(number, self.label(t), **{"mlflow.parentRunId": self.parent}))
         params = self.cfg.fixed | t.user_attrs["params"] | {"trial": f"{self.folder}::{self.cfg.name}::{number}"}
         return pool.submit(run_trial, params, str(self.folder / name), t.user_attrs["run_id"], env)
 
@@ -163,6 +167,7 @@ def _workers(count, scheduler):
         for k, v in before.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 # %% ../nbs/03a_sweep.ipynb #c62456fc
+@answering()
 def run_sweep(
     cfg:SweepConfig,          # what is searched
     folder:str|Path="",       # for the journal, the trials and the results; by default sweeps/NAME under AGRI_CAE_HOME
@@ -181,6 +186,7 @@ def run_sweep(
             for f in wait(busy, return_when=FIRST_COMPLETED).done:
                 number, lock = busy.pop(f)
                 try: done = f.result()
+                except StoreError: lock.release(); raise   # the trial was not at fault: it goes on with the next call
                 except Exception as e: done = Done("fail", None, 0., f"{type(e).__name__}: {e}"[:300])
                 sweep.end(number, done); lock.release()
                 _write_board(sweep)
@@ -249,5 +255,8 @@ def finish(sweep:Sweep):
         sweep.version = register(best.user_attrs["run_id"], reason=f"best of {len(board)} trials of the sweep {sweep.cfg.name}").version
         sweep.client.log_metric(sweep.parent, "best_val_psnr", best.value)
         for k, v in dict(best_trial=str(best.number), best_run=best.user_attrs["run_id"], outcome=f"{sum(r['state'] == 'complete' for r in board)} of {len(board)} trials complete").items(): sweep.client.set_tag(sweep.parent, k, v)
-        sweep.client.set_tag(sweep.parent, "mlflow.note.content", f"Sweep of {', '.join(sweep.cfg.space)}\n\n{board_table(board)}")
+        for t in sweep.trials:
+            if "run_id" in t.user_attrs: sweep.client.update_run(t.user_attrs["run_id"], name=("★ " if t.number == best.number else "") + sweep.label(t))   # the best catches the eye
+        link = f"[{sweep.label(best)}](#/experiments/{sweep.experiment}/runs/{best.user_attrs['run_id']})"
+        sweep.client.set_tag(sweep.parent, "mlflow.note.content", f"Sweep of {', '.join(sweep.cfg.space)}. The best trial: {link}, **{best.value:.2f} dB**, now the challenger.\n\n{board_table(board)}")
         sweep.client.set_terminated(sweep.parent, "FINISHED")
