@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from agri_cae import __version__
 from agri_cae.config import AgriCaeError
 
-from . import machines, pages, v1
+from . import machines, pages, v1, watch
 from .problems import InferError, Problem, ProblemDetails, answer, documented
 from .service import Service
 from .settings import ApiSettings
@@ -26,16 +26,17 @@ _bearer, _header = HTTPBearer(auto_error=False, description="An API key, where t
 
 def create_app(
     cfg:ApiSettings|None=None, # by default from the environment
-    on_prediction=None,        # called with a `Prediction`, in a thread of its work, before it is answered
 )->FastAPI:
-    "The service. Models are loaded when it starts. Raises `ConfigError` for wrong settings."
-    s = Service(cfg or ApiSettings(), on_prediction)
+    "The service. Models are loaded when it starts. Raises `ConfigError` for wrong settings, `OutputError` when the log of predictions cannot be written."
+    s = Service(cfg or ApiSettings())
 
     @asynccontextmanager
     async def lifespan(app):
         s.warm(); restore = _drain_on_sigterm(s.gate)
+        if s.monitor: s.monitor.watcher.start()
         yield
         restore(); s.gate.close()
+        if s.monitor: s.monitor.watcher.stop()
 
     async def guard(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)], key: Annotated[str | None, Depends(_header)]):
         owner = s.keys.owner(bearer.credentials if bearer else key)
@@ -45,7 +46,7 @@ def create_app(
                   description="Errors are RFC 9457 problems; below /v2 they have the shape of the Open Inference Protocol.")
     app.state.service = s
     for kind in (Problem, AgriCaeError, RequestValidationError, HTTPException, MemoryError): app.add_exception_handler(kind, _explain)
-    for r in (v1.router(s, guard), machines.router(s, guard), _system(s, guard), pages.router()): app.include_router(r)
+    for r in (v1.router(s, guard), machines.router(s, guard), _system(s, guard), pages.router(), *([watch.router(s.monitor, s.keys)] if s.monitor else [])): app.include_router(r)
     if s.cfg.cors:
         app.add_middleware(CORSMiddleware, allow_origins=list(s.cfg.cors), allow_methods=["GET", "POST"], allow_headers=["*"],
                            expose_headers=["X-Model-Version", "X-Noise-Sigma", "X-Strength", "X-Milliseconds", "X-Request-Id", "Retry-After"])
@@ -91,6 +92,6 @@ def _system(s, guard):
     def metrics():
         registry = REGISTRY
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ: registry = CollectorRegistry(); multiprocess.MultiProcessCollector(registry)
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry).decode() + (s.monitor.metrics() if s.monitor else ""), media_type=CONTENT_TYPE_LATEST)
 
     return api

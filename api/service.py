@@ -1,4 +1,4 @@
-"What all routes share: settings, models that are loaded and warm, the gate, keys, and the hook for a log of predictions."
+"What all routes share: settings, models that are loaded and warm, the gate, keys, and the log of predictions."
 import logging, time
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from .keys import Keys, Rates
 from .problems import Problem
 from .settings import ApiSettings
 from .shell import PIXELS, PREDICTIONS, request_id
+from .watch import Monitor
 
 log = logging.getLogger("agri_cae.api")
 
@@ -22,7 +23,6 @@ log = logging.getLogger("agri_cae.api")
 class Prediction:
     "A prediction that is about to be answered. The arrays are only lent: copy what is to be kept."
     request_id: str
-    route: str          # such as /v1/denoise
     model: str          # name@version
     strength: float
     sigma: float | None # estimated noise, 8-bit units; None: too small to tell, or a batch of arrays
@@ -33,8 +33,8 @@ class Prediction:
 
 class Service:
     "Raises `ConfigError` and `ModelError` when it cannot work as it is set up."
-    def __init__(self, cfg:ApiSettings, on_prediction=None):
-        self.cfg, self.on_prediction, self.models = cfg, on_prediction, {}
+    def __init__(self, cfg:ApiSettings):
+        self.cfg, self.monitor, self.models = cfg, Monitor(cfg.named) if cfg.monitor else None, {}
         self.gate, self.keys, self.rates = Gate(cfg), Keys(cfg), Rates(cfg.rate)
 
     def warm(self):
@@ -67,17 +67,21 @@ class Service:
         return pixels
 
     def denoise(self, request, denoiser:Denoiser, data:bytes, progress, then, **kw)->tuple: # the `Answer`, then(answer)
-        "Denoise, make what is answered, and tell the hook; for a thread."
+        "Denoise, make what is answered, and log it; for a thread."
         a = denoise_bytes(denoiser, data, progress=progress, max_pixels=self.cfg.upload_pixels, **kw)
         made = then(a)
         self.tell(request, a.denoiser, a.sigma, a.before.data, a.after.data)
         return a, made
 
     def tell(self, request, denoiser, sigma, before, after):
-        "Count a prediction and give it to the hook, before it is answered: what was answered is in the log."
+        "Count a prediction and log it, before it is answered: what was answered is in the log."
         PREDICTIONS.labels(denoiser.name).inc(); PIXELS.inc(before.shape[0] * before.shape[1])
-        if not self.on_prediction: return
-        try: self.on_prediction(Prediction(request_id(request.scope), request.scope["path"], denoiser.name, denoiser.cfg.strength, sigma, milliseconds(request), before, after))
+        if not self.monitor: return
+        try: self.monitor.answered(Prediction(request_id(request.scope), denoiser.name, denoiser.cfg.strength, sigma, milliseconds(request), before, after))
         except Exception: log.exception("the log of predictions failed")   # the picture is answered all the same
+
+    def failed(self, request_id:str, status:int, milliseconds:float):
+        "Log a prediction that could not be made, off the event loop."
+        if self.monitor: self.gate.heads.submit(self.monitor.failed, request_id, status, milliseconds)
 
 def milliseconds(request)->float: return round(1000 * (time.perf_counter() - request.scope["state"]["start"]), 1)

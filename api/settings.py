@@ -22,6 +22,7 @@ class ApiSettings(Settings):
     keys: str = Field("", description="API keys that are let in: NAME:SHA256, or NAME:SHA256:revoked, separated by commas; none here and no file: everybody is let in")
     keys_file: Path | None = Field(None, description="a file of such entries, one a line; read again whenever it changes")
     rate: float = Field(0, ge=0, description="requests a minute that each key may make (without keys, each address); 0: no limit")
+    monitor: bool = Field(True, description="keep the numbers of each prediction, never the picture, look at them each minute, and show them at /monitor; how: AGRI_CAE_MONITOR_*")
     cors: tuple[str, ...] = Field((), description='web sites whose pages may call the service, as JSON: ["https://farm.example"]')
 
     @property

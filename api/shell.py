@@ -47,5 +47,6 @@ class Shell:
 
     def _note(self, scope, status):
         seconds, route = time.perf_counter() - scope["state"]["start"], getattr(scope.get("route"), "path", "none")
+        if status >= 500 and scope["method"] == "POST": scope["app"].state.service.failed(request_id(scope), status, round(1000 * seconds, 1))
         REQUESTS.labels(scope["method"] if route != "none" else "any", route, status).inc(); SECONDS.labels(route).observe(seconds)
         log.info("%s %s %d %.0f ms %s", scope["method"], ascii(scope["path"])[1:-1][:200], status, 1000 * seconds, request_id(scope))

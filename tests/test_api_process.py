@@ -1,5 +1,5 @@
 "The service as a process of its own: signals, a worker that is killed, uploads that never end, keys in the log, and the client against it."
-import http.client, json, os, shutil, signal, socket, subprocess, sys, threading, time
+import http.client, json, os, shutil, signal, socket, sqlite3, subprocess, sys, threading, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Served:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("AGRI_CAE") and k not in ("PORT", "AIP_HTTP_PORT")}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([sys.executable, "-c", "from agri_cae.cli import main; main()", "serve", *args], stdout=log, stderr=log, cwd=folder,
-                                            env=clean | {"PORT": str(self.port), "AGRI_CAE_MODELS": '["fast"]', "AGRI_CAE_LOG_LEVEL": "DEBUG"} | env)
+                                            env=clean | {"PORT": str(self.port), "AGRI_CAE_MODELS": '["fast"]', "AGRI_CAE_LOG_LEVEL": "DEBUG", "AGRI_CAE_HOME": str(folder/"home")} | env)
         self.wait()
 
     def wait(self, seconds=60):
@@ -107,6 +107,8 @@ def test_killed_worker_is_replaced_under_load(tmp_path):
         print(f"first answers after {time.monotonic() - start:.1f} s")
         assert s.worker.pid != first and set(got) <= {200, "ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "IncompleteRead"}
         assert s.stop() == 0
+    with sqlite3.connect(tmp_path/"home"/"predictions.db") as db: logged = db.execute("SELECT count(*) FROM predictions WHERE status = 200").fetchone()[0]
+    assert logged >= got.count(200)   # nothing that was answered is lost
 
 
 def test_a_service_that_cannot_start_says_why(tmp_path):

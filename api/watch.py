@@ -1,0 +1,42 @@
+"Monitoring: each prediction leaves its numbers in the log, a thread looks at them, and a page shows them."
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+from agri_cae.alerts import Watcher, list_alerts, prometheus_text
+from agri_cae.dashboard import monitor_page
+from agri_cae.drift import find_profiles
+from agri_cae.monitor import PredictionLog, picture_statistics
+
+from .problems import Problem
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+class Monitor:
+    "Raises `OutputError` when the log cannot be written."
+    def __init__(self, models): self.log = PredictionLog(); self.watcher = Watcher(self.log, find_profiles(models))
+
+    def answered(self, p):
+        "A prediction that is about to be answered."
+        self.log.write(p.request_id, p.model, p.before.shape, 200, p.milliseconds, picture_statistics(p.before, p.after, p.sigma, p.strength), p.before)
+
+    def failed(self, request_id:str, status:int, milliseconds:float): self.log.write(request_id, "", (), status, milliseconds)
+
+    def metrics(self)->str: return prometheus_text(self.watcher.look, list_alerts(self.log))
+
+
+def router(monitor:Monitor, keys)->APIRouter:
+    "The page. A browser asks for a name and a password: any name will do, the password is an API key."
+    api = APIRouter(include_in_schema=False)
+
+    @api.get("/monitor")
+    def page(login: Annotated[HTTPBasicCredentials | None, Depends(HTTPBasic(auto_error=False))]):
+        try: keys.owner(login and login.password)
+        except Problem as e: raise Problem(e.status, e.detail, WWW_Authenticate='Basic realm="agri_cae: an API key as password"') from None
+        w = monitor.watcher
+        return HTMLResponse(monitor_page(monitor.log, w.profiles, refresh=60), headers={"Content-Security-Policy": POLICY})
+
+    return api
