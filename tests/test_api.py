@@ -346,6 +346,16 @@ def test_full_queue(box):
     with service(box, queue_pixels=10) as c: post(c)                                                        # one alone is let in
 
 
+def test_who_cannot_be_done_in_time_is_refused_at_once(box):
+    with service(box, deadline=10) as c:
+        gate = c.app.state.service.gate; post(c)
+        assert gate.pace > 0
+        with waiting(c, 1):
+            gate.pace = 9 / (64 * 80); r = post(c, status=503); assert "9 s until its turn" in r.json()["detail"] and r.headers["Retry-After"] == "4"
+            gate.pace = 0.
+        post(c)
+
+
 def test_deadline(box):
     with service(box, deadline=.3) as c:
         with Slow(c): assert "within 0.3 s" in post(c, status=504).json()["detail"]
