@@ -65,7 +65,7 @@ class Gate:
         self.pixels -= pixels
         if not well: return
         now = asyncio.get_running_loop().time(); took = (now - self.last) / pixels
-        self.pace, self.last = took if not self.pace else .8 * self.pace + .2 * took, now
+        self.pace, self.last = .7 * self.pace + .3 * took, now
 
     def drain(self):
         "No new requests; those that are inside get `grace` to end, less a second to send the answers. For the thread of the event loop."

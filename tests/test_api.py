@@ -349,7 +349,7 @@ def test_full_queue(box):
 def test_who_cannot_be_done_in_time_is_refused_at_once(box):
     with service(box, deadline=10) as c:
         gate = c.app.state.service.gate; post(c)
-        assert gate.pace > 0
+        assert gate.pace > 0   # learnt
         with waiting(c, 1):
             gate.pace = 9 / (64 * 80); r = post(c, status=503); assert "9 s until its turn" in r.json()["detail"] and r.headers["Retry-After"] == "4"
             gate.pace = 0.
