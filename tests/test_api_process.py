@@ -116,7 +116,7 @@ def test_a_service_that_cannot_start_says_why(tmp_path):
 
 def test_upload_that_never_ends(tmp_path):
     "Chunks without a length, more than are taken: refused while they come in"
-    with served(tmp_path, "--workers", "0", AGRI_CAE_UPLOAD_BYTES="1000000", AGRI_CAE_DEADLINE="2", AGRI_CAE_QUEUE_REQUESTS="1") as s:
+    with served(tmp_path, "--workers", "0", AGRI_CAE_UPLOAD_BYTES="1000000", AGRI_CAE_DEADLINE="5", AGRI_CAE_QUEUE_REQUESTS="1") as s:
         sent = 0
         with socket.create_connection(("127.0.0.1", s.port), timeout=30) as c:
             c.sendall(b"POST /v1/denoise HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n")
