@@ -15,13 +15,14 @@ class Gate:
     "Counts requests and pixels; work runs in threads, so that the event loop stays free."
     def __init__(self, cfg):
         self.cfg, self.requests, self.pixels, self.draining, self.deadlines = cfg, 0, 0, False, set()
+        self.pace, self.last = 0., 0.   # seconds a pixel, of late, of all threads together; when work was last done or began
         self.work = ThreadPoolExecutor(cfg.at_once or cores() + 2, "picture")
         self.heads = ThreadPoolExecutor(1, "header")   # a header waits behind no picture
 
     @asynccontextmanager
     async def enter(self):
         "A place in the queue until the deadline; 503 when there is none, 504 when it is over."
-        if self.draining: raise busy("The service is stopping.", 5)
+        if self.draining: raise busy("The service is stopping.", 10)
         if self.requests >= self.cfg.queue_requests: raise busy(f"{self.requests} requests are waiting already.")
         self.requests += 1
         try:
@@ -30,7 +31,7 @@ class Gate:
                 try: yield
                 finally: self.deadlines.discard(end)
         except TimeoutError:
-            if self.draining: raise busy("The service is stopping.", 5) from None
+            if self.draining: raise busy("The service is stopping.", 10) from None
             raise Problem(504, f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model.", Connection="close") from None   # its body may still be coming
         finally: self.requests -= 1
 
@@ -40,14 +41,18 @@ class Gate:
 
     async def run(self, request, pixels, f):
         "f(progress) in a thread. It ends early, at the next tile, when the client has left or the deadline is over."
-        if self.pixels and self.pixels + pixels > self.cfg.queue_pixels: raise busy(f"{self.pixels:,} pixels are waiting already.")
+        pixels = max(pixels, 2**12)   # the least that a request costs
+        loop, over, wait = asyncio.get_running_loop(), threading.Event(), self.pixels * self.pace
+        if self.pixels and self.pixels + pixels > self.cfg.queue_pixels: raise busy(f"{self.pixels:,} pixels are waiting already.", wait)
+        if wait > .7 * self.cfg.deadline: raise busy(f"It would take {wait:.0f} s until its turn comes.", wait)   # better now than at the deadline
+        if not self.pixels: self.last = loop.time()
         self.pixels += pixels
-        loop, over = asyncio.get_running_loop(), threading.Event()
         def progress(*_):
             if over.is_set(): raise Left
         def start(): progress(); return f(progress)
-        def free(_):
-            with suppress(RuntimeError): loop.call_soon_threadsafe(self._free, pixels)   # the loop may have ended before the work
+        def free(job):
+            well = not job.cancelled() and not job.exception()
+            with suppress(RuntimeError): loop.call_soon_threadsafe(self._free, pixels, well)   # the loop may have ended before the work
         job = self.work.submit(copy_context().run, start); job.add_done_callback(free)
         done, gone = asyncio.wrap_future(job), loop.create_task(_disconnected(request))
         try:
@@ -56,7 +61,11 @@ class Gate:
             return done.result()
         finally: over.set(); gone.cancel(); done.cancel()
 
-    def _free(self, pixels): self.pixels -= pixels
+    def _free(self, pixels, well):
+        self.pixels -= pixels
+        if not well: return
+        now = asyncio.get_running_loop().time(); took = (now - self.last) / pixels
+        self.pace, self.last = .7 * self.pace + .3 * took, now
 
     def drain(self):
         "No new requests; those that are inside get `grace` to end, less a second to send the answers. For the thread of the event loop."

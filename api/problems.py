@@ -15,7 +15,7 @@ class Problem(Exception):
     "A request that cannot be answered."
     def __init__(self, status:int, detail:str, **headers): self.status, self.detail, self.headers = status, detail, {k.replace("_", "-"): v for k, v in headers.items()}
 
-def busy(detail:str, seconds:int=2): return Problem(503, detail, Retry_After=str(seconds))
+def busy(detail:str, seconds:float=2): return Problem(503, detail, Retry_After=str(min(30, max(1, round(seconds / 2)))))
 
 
 class ProblemDetails(BaseModel):
@@ -48,7 +48,7 @@ def as_problem(e:Exception)->Problem:
         case DenoisedBefore(): return Problem(409, str(e))
         case AgriCaeError(): return Problem(400, str(e))
         case RequestValidationError(): return Problem(400, "; ".join(f"{x['loc'][-1] if len(x['loc']) < 2 else x['loc'][1]}: {x['msg'][:1].lower() + x['msg'][1:]}" for x in e.errors()))
-        case MemoryError(): return busy("There is not enough memory now.", 10)
+        case MemoryError(): return busy("There is not enough memory now.", 20)
         case HTTPException(): return Problem(e.status_code, str(e.detail), **(e.headers or {}))
         case _: return Problem(500, "An unexpected error. The log of the service tells more.")
 

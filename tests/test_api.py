@@ -346,13 +346,24 @@ def test_full_queue(box):
     with service(box, queue_pixels=10) as c: post(c)                                                        # one alone is let in
 
 
+def test_who_cannot_be_done_in_time_is_refused_at_once(box):
+    with service(box, deadline=10) as c:
+        gate = c.app.state.service.gate; post(c)
+        assert gate.pace > 0   # learnt
+        with waiting(c, 1):
+            gate.pace = 9 / (64 * 80); r = post(c, status=503); assert "9 s until its turn" in r.json()["detail"] and r.headers["Retry-After"] == "4"
+            gate.pace = 0.
+        post(c)
+
+
 def test_deadline(box):
     with service(box, deadline=.3) as c:
         with Slow(c): assert "within 0.3 s" in post(c, status=504).json()["detail"]
         for _ in range(200):
             if not c.app.state.service.gate.pixels: break
             time.sleep(.05)
-        assert c.app.state.service.gate.pixels == c.app.state.service.gate.requests == 0
+        gate = c.app.state.service.gate; assert gate.pixels == gate.requests == 0
+        gate.cfg = gate.cfg.model_copy(update=dict(deadline=60)); post(c)
 
 
 def test_draining(box):
