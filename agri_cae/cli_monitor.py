@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['monitor_app', 'monitor_profile', 'monitor_report', 'monitor_watch']
 
-# %% ../nbs/07c_cli_monitor.ipynb #f1890bff
+# %% ../nbs/07c_cli_monitor.ipynb #56c4580a
 import json, sys, time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from .check import write_text
 from .cli_models import _extra, _hush
 from .config import ConfigError, home
 
-# %% ../nbs/07c_cli_monitor.ipynb #a2e7f112
+# %% ../nbs/07c_cli_monitor.ipynb #8dc8dc29
 monitor_app = typer.Typer(help="Watch over a service: profiles, reports, alerts.", no_args_is_help=True, rich_markup_mode=None)
 _path = Annotated[Path | None, typer.Option("--db", help="Prediction log of the service. By default that of AGRI_CAE_MONITOR_PATH, or predictions.db under AGRI_CAE_HOME.")]
 _quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
@@ -61,7 +61,7 @@ def _version(log, model):
     if not names: raise ConfigError(model, "has answered nothing that is in the log", "Name a model of the service with --model")
     return names[-1]
 
-# %% ../nbs/07c_cli_monitor.ipynb #fad12f3b
+# %% ../nbs/07c_cli_monitor.ipynb #d8ef4678
 _profiles = Annotated[list[Path], typer.Option("--profile", help="Profile to compare with, instead of the one that is found for its model; may be repeated.")]
 
 def _found(log, files):
@@ -93,7 +93,7 @@ def monitor_report(
     typer.echo(json.dumps(as_dict) if as_json else _text(look))
     raise typer.Exit(1 if look.problems else 0)
 
-# %% ../nbs/07c_cli_monitor.ipynb #3c947666
+# %% ../nbs/07c_cli_monitor.ipynb #534e2b6e
 @monitor_app.command("watch")
 def monitor_watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between looks.")] = 60.,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['W', 'H', 'STYLE', 'CSP', 'draw_histogram', 'draw_series', 'monitor_page']
 
-# %% ../nbs/06c_dashboard.ipynb #32d7a9f3
+# %% ../nbs/06c_dashboard.ipynb #a1bd2fbe
 import base64, hashlib
 from datetime import datetime, timezone
 from html import escape
@@ -16,7 +16,7 @@ from .alerts import Look, list_alerts, take_look
 from .drift import DERIVED, Profile, with_derived
 from .monitor import STATISTICS, MonitorConfig, PredictionLog
 
-# %% ../nbs/06c_dashboard.ipynb #aaf5bd1c
+# %% ../nbs/06c_dashboard.ipynb #0fd66798
 W, H = 240, 60   # of a drawing, pixels
 
 def _svg(title, *shapes): return f'<svg viewBox="0 0 {W} {H + 12}" width="{W}" height="{H + 12}" role="img"><title>{escape(title)}</title>{"".join(shapes)}</svg>'
@@ -54,7 +54,7 @@ def draw_series(
     return _svg(title, f'<rect class="usual" x="0" width="{W}" y="{y(q):.1f}" height="{max(y(p) - y(q), 1):.1f}"/>', f'<path class="dots" d="{dots}"/>',
                 f'<path class="cut" d="M{start:.1f} 0V{H}"/>' * (start > 0), _note(0, f"last {len(values)}"), _note(W, "now", "end"))
 
-# %% ../nbs/06c_dashboard.ipynb #4de2e80a
+# %% ../nbs/06c_dashboard.ipynb #c71dafdb
 STYLE = """
 :root {color-scheme: light dark; --ink: #1b1f1b; --soft: #667066; --paper: #fbfcfa; --line: #d9ded8; --usual: #cfd6cd; --now: #1a6fb5; --bad: #b3261e; --good: #2c7a3f}
 @media (prefers-color-scheme: dark) {:root {--ink: #e4e8e3; --soft: #98a297; --paper: #161916; --line: #363c36; --usual: #454d44; --now: #6db3f2; --bad: #ff8a80; --good: #7bc98d}}
@@ -83,7 +83,7 @@ def _rows(model, shifts, profile, recent, window):
         yield (f'<tr><td><b>{escape(name)}</b><br><span class="soft">{escape(what)}</span></td><td class="n">{verdict}</td><td>{draw_histogram(ref, values[-window:], f"{name}: spread")}</td>'
                f'<td>{draw_series(ref, values, window, f"{name}: newest predictions")}</td></tr>')
 
-# %% ../nbs/06c_dashboard.ipynb #6f8ec783
+# %% ../nbs/06c_dashboard.ipynb #092aad70
 def _model_part(model, look, profiles, log, cfg):
     profile, recent = profiles[model.split("@")[0]], with_derived(log.read(max(400, cfg.window), model, measured=True))
     head = "<tr><th>number</th><th>verdict</th><th>spread</th><th>one after the other</th></tr>"

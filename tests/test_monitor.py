@@ -105,7 +105,7 @@ def test_the_log_stays_bounded(tmp_path):
 def test_several_watchers_in_processes_tell_an_alert_once(tmp_path):
     log = PredictionLog(MonitorConfig(path=tmp_path / "log.db"))
     for i in range(100): log.write("", "m@1", (8, 8), 500, 1.)
-    code = "import sys; from agri_cae.alerts import *; log = PredictionLog(MonitorConfig(path=sys.argv[1])); [print(a.kind) for _ in range(5) for a in update_alerts(log, take_look(log))[0]]"
+    code = "import sys; from agri_cae.alerts import take_look, update_alerts; from agri_cae.monitor import MonitorConfig, PredictionLog; log = PredictionLog(MonitorConfig(path=sys.argv[1])); [print(a.kind) for _ in range(5) for a in update_alerts(log, take_look(log))[0]]"
     workers = [subprocess.Popen([sys.executable, "-c", code, str(log.path)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert "".join(w.communicate()[0] for w in workers).split() == ["errors"] and len(list_alerts(log)) == 1
 
@@ -173,3 +173,13 @@ def test_an_alert_file_starts_one_retraining(tmp_path):
     Watcher(log, {"m": profile}).once(); assert [a["name"] for a in json.loads(alert.read_text())] == ["m@1 brightness"]
     assert retrain() is None                                     # it starts, and fails for want of pictures; the file stays for the next time
     assert alert.exists(); alert.unlink(); Watcher(log, {"m": profile}).once(); assert not alert.exists()   # one alert, one retraining
+
+
+def test_the_report_notebook_shows_the_page(tmp_path):
+    papermill = pytest.importorskip("papermill")
+    log = PredictionLog(MonitorConfig(path=tmp_path / "log.db"))
+    for _ in range(60): log.write("", "m@1", (8, 8), 500, 1.)
+    Watcher(log).once()
+    nb = papermill.execute_notebook(str(ROOT / "nbs/pipelines/monitor.ipynb"), str(tmp_path / "report.ipynb"), parameters=dict(db=str(log.path)), kernel_name="python3", progress_bar=False)
+    out = [o for c in nb.cells for o in c.get("outputs", [])]
+    assert "100.0% failed" in out[0]["text"] and "60 of 60 predictions failed" in out[1]["text"] and "1 open alert&lt;" in out[2]["data"]["text/html"]
