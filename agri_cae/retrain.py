@@ -147,7 +147,7 @@ def _fine_tune(cfg, weights, parts, out, progress):
     params = {k: v for k, v in read_card(weights).train.items() if k in leaves} | dict(name="", epochs=100000, minutes=10, warmup=.05, folder=str(out / "data"), source_pattern="", init_from=str(weights)) | cfg.params
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
-    return run_notebook(params, out / "train", progress=progress)
+    return run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
 
 # %% ../nbs/07_retrain.ipynb #eb668cab
 def _decide(cfg, champion, run, added, held, why, out, progress):

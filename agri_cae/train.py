@@ -38,7 +38,7 @@ def runs_page(
 )->str:                 # what comes after the server's address
     "Address of the page of runs within MLflow's, the best run first: a view that its own pages keep under such a tag when one is shared"
     mlflow.MlflowClient().set_experiment_tag(experiment, "mlflow.sharedViewState.best", json.dumps(VIEW))
-    return f"#/experiments/{experiment}/runs?viewStateShareKey=best"
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=best"
 
 def _make_store(mlflow, path):
     "MLflow makes its tables in many steps; a kill in between leaves a file of another name"
