@@ -15,7 +15,7 @@ from agri_cae.serve import Denoiser
 from agri_cae.train import register, train
 
 DATA = Path(os.environ.get("SHIFT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "train")
-COUNT, SIDE, EPOCHS = (int(os.environ.get(f"SHIFT_{k}", v)) for k, v in (("PICTURES", 16), ("SIDE", 192), ("EPOCHS", 12)))
+COUNT, SIDE, EPOCHS = (int(os.environ.get(f"SHIFT_{k}", v)) for k, v in (("PICTURES", 12), ("SIDE", 160), ("EPOCHS", 10)))
 PARAMS = dict(preset="fast", optimizer="muon", lr=2e-3, ema=.95, warmup=.1, patch=64, batch=8, epochs=EPOCHS, steps_per_epoch=25, minutes=None)
 pytestmark = pytest.mark.skipif(not (DATA.parent / "MANIFEST.csv").is_file(), reason="needs the pictures of ../shared/data/train")
 
