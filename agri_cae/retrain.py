@@ -180,7 +180,7 @@ def _pictures(models, held, out):
 def _report(out, outcome, why):
     "report.json and report.md"
     write_text(out / "report.json", json.dumps(dict(promoted=outcome.promoted, reason=outcome.reason, version=outcome.version, gains={k: g._asdict() for k, g in outcome.gains.items()}, left_out=why), indent=1))
-    lines = [f"# {'Promoted' if outcome.promoted else 'Not promoted'}", f"The challenger {outcome.reason}." if outcome.version else outcome.reason + ".", *(f"- {k} pictures: {g}" for k, g in outcome.gains.items())]
+    lines = [f"# {'Promoted' if outcome.promoted else 'Not promoted'}", f"The challenger {'is ' * outcome.promoted}{outcome.reason}." if outcome.version else outcome.reason + ".", *(f"- {k} pictures: {g}" for k, g in outcome.gains.items())]
     lines += [f"![{n}]({n}.png)" for n in ("most_gained", "least_gained") if (out / f"{n}.png").exists()]
     if why: lines += ["## Left out", *(f"- {k}: {v}" for k, v in why.items())]
     write_text(out / "report.md", "\n\n".join(lines) + "\n")
