@@ -136,7 +136,7 @@ def _fine_tune(cfg, weights, parts, out, progress):
     params = {k: v for k, v in read_card(weights).train.items() if k in leaves} | dict(name="", epochs=100000, minutes=10, warmup=.05, folder=str(out / "data"), source_pattern="", init_from=str(weights)) | cfg.params
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
-    return run_notebook(params, out / "train", progress=progress)
+    return run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
 
 # %% ../nbs/07_retrain.ipynb #eb668cab
 def _decide(cfg, champion, run, added, held, why, out, progress):
@@ -169,7 +169,7 @@ def _pictures(models, held, out):
 def _report(out, outcome, why):
     "report.json and report.md"
     write_text(out / "report.json", json.dumps(dict(promoted=outcome.promoted, reason=outcome.reason, version=outcome.version, gains={k: g._asdict() for k, g in outcome.gains.items()}, left_out=why), indent=1))
-    lines = [f"# {'Promoted' if outcome.promoted else 'Not promoted'}", f"The challenger {outcome.reason}." if outcome.version else outcome.reason + ".", *(f"- {k} pictures: {g}" for k, g in outcome.gains.items())]
+    lines = [f"# {'Promoted' if outcome.promoted else 'Not promoted'}", f"The challenger {'is ' * outcome.promoted}{outcome.reason}." if outcome.version else outcome.reason + ".", *(f"- {k} pictures: {g}" for k, g in outcome.gains.items())]
     lines += [f"![{n}]({n}.png)" for n in ("most_gained", "least_gained") if (out / f"{n}.png").exists()]
     if why: lines += ["## Left out", *(f"- {k}: {v}" for k, v in why.items())]
     write_text(out / "report.md", "\n\n".join(lines) + "\n")

@@ -38,7 +38,7 @@ def runs_page(
 )->str:                 # what comes after the server's address
     "Address of the page of runs within MLflow's, the best run first: a view that its own pages keep under such a tag when one is shared"
     mlflow.MlflowClient().set_experiment_tag(experiment, "mlflow.sharedViewState.best", json.dumps(VIEW))
-    return f"#/experiments/{experiment}/runs?viewStateShareKey=best"
+    return f"#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=best"
 
 def _make_store(mlflow, path):
     "MLflow makes its tables in many steps; a kill in between leaves a file of another name"
@@ -54,7 +54,7 @@ def open_store(
     warnings.filterwarnings("ignore", "IProgress not found")   # mlflow's own progress bars in a notebook
     try: import mlflow
     except ImportError: raise ConfigError("tracking", "needs MLflow, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")                    # what a command prints may be JSON
+    for k, v in dict(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true", MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false").items(): os.environ.setdefault(k, v)   # what a command prints may be JSON
     for name in ("alembic", "mlflow.store", "mlflow.utils", "mlflow.tracking", "mlflow.system_metrics"): logging.getLogger(name).setLevel(logging.ERROR)
     uri = Settings().tracking_uri
     with answering("2"), nullcontext() if uri else FileLock(home() / "mlflow.lock"):   # of several processes one makes what is missing

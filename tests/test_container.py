@@ -38,7 +38,7 @@ class Box:
 
     def run(self, *argv, **kw):
         p = self.start(*argv, **kw)
-        out, err = p.communicate(timeout=120)
+        out, err = p.communicate(timeout=300)
         return p.returncode, out, err
 
 
@@ -80,7 +80,7 @@ def server(box):
     began, p = time.monotonic(), box.start(*box.config["Entrypoint"], *box.config["Cmd"], PORT=port)
     p.url, p.port = f"http://127.0.0.1:{port}", port
     try:
-        while time.monotonic() - began < 120:
+        while time.monotonic() - began < 300:
             assert p.poll() is None, p.communicate()
             try: urllib.request.urlopen(p.url + "/readyz", timeout=5); break
             except (urllib.error.URLError, OSError): time.sleep(.02)
