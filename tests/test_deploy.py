@@ -76,8 +76,8 @@ def test_googles_own_client_knows_each_field(name, schema, api, kind):
 # ---- the files against the code
 def test_the_service_file_fits_the_service():
     pytest.importorskip("fastapi")
-    from api.app import create_app
-    from api.settings import ApiSettings
+    from agri_cae.api.app import create_app
+    from agri_cae.api.settings import ApiSettings
     spec = load("service.yaml")["spec"]["template"]["spec"]
     box, paths = spec["containers"][0], create_app(ApiSettings(monitor=False)).openapi()["paths"]
     assert {box[p]["httpGet"]["path"] for p in ("startupProbe", "livenessProbe")} <= set(paths) and "/v1/denoise" in paths
