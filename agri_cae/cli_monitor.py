@@ -14,7 +14,7 @@ import typer
 
 from .check import write_text
 from .cli_models import _extra, _hush
-from .config import ConfigError, home
+from .config import ConfigError
 
 # %% ../nbs/07c_cli_monitor.ipynb #8dc8dc29
 monitor_app = typer.Typer(help="Watch over a service: profiles, reports, alerts.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,8 +24,7 @@ _quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 def _log(db, must=True):
     from agri_cae.monitor import MonitorConfig, PredictionLog
     cfg = MonitorConfig(**({} if db is None else dict(path=db)))
-    path = Path(cfg.path or home() / "predictions.db").expanduser()
-    if must and not path.is_file(): raise ConfigError(path, "is not there: no service has logged predictions yet", "Name the file with --db")
+    if must and not cfg.file.is_file(): raise ConfigError(cfg.file, "is not there: no service has logged predictions yet", "Name the file with --db")
     return PredictionLog(cfg)
 
 @monitor_app.command("profile")

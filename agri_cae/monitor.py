@@ -43,6 +43,11 @@ class MonitorConfig(BaseSettings):
         try: super().__init__(**kw)
         except ValidationError as e: raise _config_error("settings (AGRI_CAE_MONITOR_*, .env)", e) from None
 
+    @property
+    def file(self)->Path:
+        "Where the log is."
+        return Path(self.path or home() / "predictions.db").expanduser()
+
 # %% ../nbs/06_monitor.ipynb #68ef5a1f
 STATISTICS = dict(   # name -> what it is
     sigma="noise, standard deviation, 8-bit units", brightness="mean, 8-bit units", contrast="standard deviation of the thumbnail, 8-bit units",
@@ -158,7 +163,7 @@ class PredictionLog(_Store):
         cfg:MonitorConfig|None=None, # where, how long and how many; None: as the environment says
     ):
         self.cfg = cfg or MonitorConfig()
-        super().__init__(Path(self.cfg.path or home() / "predictions.db").expanduser())
+        super().__init__(self.cfg.file)
 
     def write(self,
         request:str,                  # id of the request

@@ -15,7 +15,7 @@ import keras
 from .config import ConfigError, ModelError, TrainConfig
 from .data import open_dataset
 from .files import git_commit, versions
-from .train import find_run, open_store, train
+from .train import find_run, train
 
 # %% ../nbs/03e_reproduce.ipynb #5f098f08
 class Recorded(NamedTuple):
@@ -29,7 +29,7 @@ def recorded(
     run_id:str, # of a finished run of `agri_cae.train`
 )->Recorded:
     "Parameters, history and tags of a run. Raises `ModelError`."
-    run, (mlflow, _) = find_run(run_id), open_store()
+    mlflow, run = find_run(run_id)
     with tempfile.TemporaryDirectory() as tmp:
         try: config, history = (Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=n, dst_path=tmp)) for n in ("config.yaml", "history.json"))
         except Exception: raise ModelError(run_id, f"has no recorded configuration and history; it is {run.info.status}", "Name a finished run of agri-cae train or sweep") from None

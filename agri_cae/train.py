@@ -251,10 +251,10 @@ MODEL = "agri-cae"   # name of the registered model
 
 def find_run(
     run_id:str, # of an MLflow run
-):              # the run
+)->tuple:       # (mlflow, the run)
     "A run of the store. Raises `ModelError` when there is none."
     mlflow, _ = open_store()
-    try: return mlflow.get_run(run_id)
+    try: return mlflow, mlflow.get_run(run_id)
     except mlflow.MlflowException: raise ModelError(run_id, "is no run of this MLflow store", "Check the id and AGRI_CAE_TRACKING_URI") from None
 
 def register(
@@ -263,7 +263,7 @@ def register(
     **tags,                    # further tags, such as reason="best of the sweep"
 ):                             # the model version; the run's own, if it has one already
     "Make the ONNX model of a run a version of the registered model. Raises `ModelError` when the run has none."
-    run, (mlflow, _) = find_run(run_id), open_store(); client = mlflow.MlflowClient()
+    mlflow, run = find_run(run_id); client = mlflow.MlflowClient()
     version = next(iter(client.search_model_versions(f"name = '{MODEL}' and run_id = '{run_id}'")), None)
     if version is None:
         logged = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run_id}' AND name = 'onnx'", output_format="list")

@@ -1,6 +1,5 @@
 "What all routes share: settings, models that are loaded and warm, the gate, keys, and the log of predictions."
 import logging, time
-from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,18 +16,6 @@ from .shell import PIXELS, PREDICTIONS, request_id
 from .watch import Monitor
 
 log = logging.getLogger("agri_cae.api")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    "A prediction that is about to be answered. The arrays are only lent: copy what is to be kept."
-    request_id: str
-    model: str          # name@version
-    strength: float
-    sigma: float | None # estimated noise, 8-bit units; None: too small to tell, or a batch of arrays
-    milliseconds: float # from the arrival of the request
-    before: np.ndarray  # (H, W, C) as stored
-    after: np.ndarray   # the same
 
 
 class Service:
@@ -79,7 +66,7 @@ class Service:
         "Count a prediction and log it, before it is answered: what was answered is in the log."
         PREDICTIONS.labels(denoiser.name).inc(); PIXELS.inc(before.shape[0] * before.shape[1])
         if not self.monitor: return
-        try: self.monitor.answered(Prediction(request_id(request.scope), denoiser.name, denoiser.cfg.strength, sigma, milliseconds(request), before, after))
+        try: self.monitor.answered(request_id(request.scope), denoiser, sigma, milliseconds(request), before, after)
         except Exception: log.exception("the log of predictions failed")   # the picture is answered all the same
 
     def failed(self, request_id:str, status:int, milliseconds:float):

@@ -6,22 +6,20 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from agri_cae.alerts import Watcher, list_alerts, prometheus_text
-from agri_cae.dashboard import monitor_page
+from agri_cae.dashboard import CSP, monitor_page
 from agri_cae.drift import find_profiles
 from agri_cae.monitor import PredictionLog, picture_statistics
 
 from .problems import Problem
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
 class Monitor:
     "Raises `OutputError` when the log cannot be written."
     def __init__(self, models): self.log = PredictionLog(); self.watcher = Watcher(self.log, find_profiles(models))
 
-    def answered(self, p):
-        "A prediction that is about to be answered."
-        self.log.write(p.request_id, p.model, p.before.shape, 200, p.milliseconds, picture_statistics(p.before, p.after, p.sigma, p.strength), p.before)
+    def answered(self, request_id:str, denoiser, sigma:float|None, milliseconds:float, before, after):
+        "A prediction that is about to be answered: how it was made, and the pixels as stored."
+        self.log.write(request_id, denoiser.name, before.shape, 200, milliseconds, picture_statistics(before, after, sigma, denoiser.cfg.strength, denoiser.cfg.value_range), before)
 
     def failed(self, request_id:str, status:int, milliseconds:float): self.log.write(request_id, "", (), status, milliseconds)
 
@@ -37,6 +35,6 @@ def router(monitor:Monitor, keys)->APIRouter:
         try: keys.owner(login and login.password)
         except Problem as e: raise Problem(e.status, e.detail, WWW_Authenticate='Basic realm="agri_cae: an API key as password"') from None
         w = monitor.watcher
-        return HTMLResponse(monitor_page(monitor.log, w.profiles, refresh=60), headers={"Content-Security-Policy": POLICY})
+        return HTMLResponse(monitor_page(monitor.log, w.profiles, refresh=60), headers={"Content-Security-Policy": CSP})
 
     return api
