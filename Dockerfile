@@ -14,8 +14,8 @@ RUN sed -n '/^setuptools==/,/^ *#/p' requirements/dev.txt > requirements/build.t
 COPY . .
 RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
  && /pip/bin/pip --python /opt/agri-cae/bin/python install --no-deps dist/*.whl \
- && find /opt/agri-cae \( -type d -name tests -o -name 'libonnxruntime.so.*' \) -prune -exec rm -r {} +
-# the tests of numpy and others, and ONNX Runtime for C programs: Python has its own
+ && find /opt/agri-cae \( -type d -name tests -o -name 'libonnxruntime.so.*' -o -path '*/onnxruntime/transformers' -o -path '*/onnxruntime/tools' -o -path '*/onnxruntime/quantization' \) -prune -exec rm -r {} +
+# the tests of numpy and others, ONNX Runtime for C programs (Python has its own), and what converts models: nothing here does
 
 FROM build AS build-train
 RUN /pip/bin/pip --python /opt/agri-cae/bin/python install --only-binary :all: --require-hashes -r requirements/train.txt
