@@ -15,7 +15,7 @@ from agri_cae.images import to_float
 from agri_cae.monitor import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 
 ROOT = Path(__file__).parents[1]
-TRAIN = Path(os.environ.get("MONITOR_DATA", "nowhere"))   # measuring them takes minutes: MONITOR_DATA=../shared/data/train
+TRAIN = ROOT.parent / "shared/data/train"
 needs_weights = pytest.mark.skipif("fast" not in shipped(), reason="no shipped weights")
 
 
@@ -23,7 +23,7 @@ needs_weights = pytest.mark.skipif("fast" not in shipped(), reason="no shipped w
 
 @pytest.fixture(scope="module")
 def rows():
-    if not TRAIN.is_dir(): pytest.skip("MONITOR_DATA names no folder of training pictures")
+    if not TRAIN.is_dir(): pytest.skip("no training pictures in ../shared/data/train")
     return figures.measure(TRAIN, every=2)
 
 

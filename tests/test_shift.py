@@ -1,5 +1,5 @@
-"""Retraining for real: a champion that knows only leaves meets drone and soil pictures, and junk. It takes minutes, so it runs only where SHIFT_DATA names the folder
-of crops, with its MANIFEST.csv beside it: SHIFT_DATA=../shared/data/train pytest -s tests/test_shift.py. SHIFT_PICTURES, SHIFT_SIDE (pixels) and SHIFT_EPOCHS (of 25 steps) make it larger. With -s it prints what was gained."""
+"""Retraining for real: a champion that knows only leaves meets drone and soil pictures, and junk. Needs the crops of ../shared/data/train, or of the folder SHIFT_DATA, with its MANIFEST.csv beside it;
+SHIFT_PICTURES, SHIFT_SIDE (pixels) and SHIFT_EPOCHS (of 25 steps) make it larger. With -s it prints what was gained."""
 import csv, json, os
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from agri_cae.retrain import RetrainConfig, retrain
 from agri_cae.serve import Denoiser
 from agri_cae.train import register, train
 
-DATA = Path(os.environ.get("SHIFT_DATA", "nowhere"))
+DATA = Path(os.environ.get("SHIFT_DATA") or Path(__file__).parents[2] / "shared" / "data" / "train")
 COUNT, SIDE, EPOCHS = (int(os.environ.get(f"SHIFT_{k}", v)) for k, v in (("PICTURES", 12), ("SIDE", 160), ("EPOCHS", 10)))
 PARAMS = dict(preset="fast", optimizer="muon", lr=2e-3, ema=.95, warmup=.1, patch=64, batch=8, epochs=EPOCHS, steps_per_epoch=25, minutes=None)
-pytestmark = pytest.mark.skipif(not (DATA.parent / "MANIFEST.csv").is_file(), reason="SHIFT_DATA names no folder of crops")
+pytestmark = pytest.mark.skipif(not (DATA.parent / "MANIFEST.csv").is_file(), reason="needs the pictures of ../shared/data/train")
 
 
 def crops(*tags):
