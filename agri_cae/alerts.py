@@ -16,7 +16,7 @@ import numpy as np
 
 from .check import write_text
 from .config import AgriCaeError
-from .drift import Profile, Shift, find_shifts
+from .drift import Profile, Shift, find_shifts, profile_of
 from .monitor import MonitorConfig, PredictionLog
 
 # %% ../nbs/06b_alerts.ipynb #5381eb7a
@@ -53,14 +53,14 @@ def _shifted(model, s):
 
 def take_look(
     log:PredictionLog,
-    profiles:dict[str, Profile]={}, # name of a model, such as fast -> its profile; a model without one is not compared
+    profiles:dict[str, Profile]={}, # of `find_profiles`; a model without one is not compared
     cfg:MonitorConfig|None=None,    # None: that of the log
 )->Look:
     "Look at the newest predictions."
     cfg, last, shifts = cfg or log.cfg, log.read((cfg or log.cfg).window), {}
     n, ok = len(last["id"]), last["status"] < 400
-    for model in sorted({m for m in last["model"] if m and m.split("@")[0] in profiles}):
-        shifts[model] = find_shifts(log.read(cfg.window, model, measured=True), profiles[model.split("@")[0]], cfg)
+    for model in sorted({m for m in last["model"] if m and profile_of(m, profiles)}):
+        shifts[model] = find_shifts(log.read(cfg.window, model, measured=True), profile_of(model, profiles), cfg)
     slow, failed, ms = int((last["ms"][ok] > cfg.max_ms).sum()), int((last["status"] >= 500).sum()), last["ms"][ok]
     problems = [_shifted(m, s) for m, found in shifts.items() for s in found if s.drifted]
     problems += _too_many("latency", slow, ok.sum(), cfg.slow, cfg.alpha, f"took more than {cfg.max_ms / 1000:g} s") + _too_many("errors", failed, n, cfg.errors, cfg.alpha, "failed in the service")

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")   # before NumPy comes: threads that wait for each other made the noise estimate several times slower on a busy machine
+
 from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
 from .cli_monitor import monitor_app
@@ -191,9 +193,11 @@ def train(
     "Train a model."
     _hush(quiet)
     cfg = train_config(config, sets)
-    with _extra("train"): from agri_cae.train import train as run
+    with _extra("train"):
+        from agri_cae.drift import keep_profile
+        from agri_cae.train import train as run
     out = out or home() / "runs" / f"{cfg.model.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    done = run(cfg, out, track=track, progress=not quiet)
+    done = run(cfg, out, track=track, progress=not quiet); keep_profile(out, progress=not quiet)
     typer.echo(json.dumps(dict(weights=str(done.weights), score=done.score, run_id=done.run_id)) if as_json else done.weights)
 
 # %% ../nbs/08_cli.ipynb #168c21dc

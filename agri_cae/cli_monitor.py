@@ -61,11 +61,11 @@ def _version(log, model):
     return names[-1]
 
 # %% ../nbs/07c_cli_monitor.ipynb #d8ef4678
-_profiles = Annotated[list[Path], typer.Option("--profile", help="Profile to compare with, instead of the one that is found for its model; may be repeated.")]
+_profiles = Annotated[list[str], typer.Option("--profile", help="Profile to compare with, instead of those that are found: a file, or a model that has one; may be repeated.")]
 
-def _found(log, files):
+def _found(log, others):
     from agri_cae.drift import find_profiles
-    return find_profiles(set(log.read(log.cfg.window)["model"]), files)
+    return find_profiles({m.split("@")[0] for m in log.read(log.cfg.window)["model"] if m}, others)
 
 def _text(look):
     lines = [f"{look.predictions} predictions, {look.errors:.1%} failed, {look.slow:.1%} slow, median {look.latency[0]:.3g} s"]

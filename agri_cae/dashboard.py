@@ -13,7 +13,7 @@ from html import escape
 import numpy as np
 
 from .alerts import Look, list_alerts, take_look
-from .drift import DERIVED, Profile, with_derived
+from .drift import DERIVED, Profile, profile_of, with_derived
 from .monitor import STATISTICS, MonitorConfig, PredictionLog
 
 # %% ../nbs/06c_dashboard.ipynb #0fd66798
@@ -85,7 +85,7 @@ def _rows(model, shifts, profile, recent, window):
 
 # %% ../nbs/06c_dashboard.ipynb #092aad70
 def _model_part(model, look, profiles, log, cfg):
-    profile, recent = profiles[model.split("@")[0]], with_derived(log.read(max(400, cfg.window), model, measured=True))
+    profile, recent = profile_of(model, profiles), with_derived(log.read(max(400, cfg.window), model, measured=True))
     head = "<tr><th>number</th><th>verdict</th><th>spread</th><th>one after the other</th></tr>"
     other = "" if profile.model == model else f' <span class="bad">It was made with {escape(profile.model)}.</span>'
     return (f'<h2>{escape(model)}</h2><p class="soft">Grey: the profile, {len(profile.groups)} pictures, {escape(profile.about or "of unknown origin")}. Line and dots: the service.{other}</p>'

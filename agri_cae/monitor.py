@@ -62,8 +62,9 @@ def _colours(image, bands=None):
     return x[..., :bands or (3 if x.shape[2] >= 3 else 1)]
 
 def _blocks(x, value_range):
-    rows, cols = (np.unique(np.linspace(0, max(n - BLOCK, 0), GRID).astype(int)) for n in x.shape[:2])
-    return to_float(np.stack([x[r:r+BLOCK, c:c+BLOCK] for r in rows for c in cols]), value_range)
+    "(N, bands, H, W): sums over a first axis take a fraction of the time of those over a short last one"
+    rows, cols = (np.linspace(0, max(n - BLOCK, 0), min(GRID, -(-n // BLOCK))).astype(int) for n in x.shape[:2])
+    return to_float(np.stack([x[r:r+BLOCK, c:c+BLOCK].transpose(2, 0, 1) for r in rows for c in cols]), value_range)
 
 def _sharpness(grey):
     "Second against first differences between neighbouring pixels of (N, H, W); None where there are none"
@@ -75,10 +76,10 @@ def _sharpness(grey):
 # %% ../nbs/06_monitor.ipynb #7793a1ec
 def _colour_statistics(x, value_range):
     h, w, c = x.shape
-    t = np.clip(to_float(cv2.resize(x, (min(THUMB, w), min(THUMB, h)), interpolation=cv2.INTER_AREA).reshape(-1, c), value_range), 0, 1)
-    out, total = dict(brightness=255 * t.mean(), contrast=255 * t.mean(1).std()), np.maximum(t.sum(1), 1e-3)
+    t = np.clip(to_float(cv2.resize(x, (min(THUMB, w), min(THUMB, h)), interpolation=cv2.INTER_AREA).reshape(-1, c).T.copy(), value_range), 0, 1)
+    out, total = dict(brightness=255 * t.mean(), contrast=255 * t.mean(0).std()), np.maximum(t.sum(0), 1e-3)
     if c < 3: return out
-    return out | dict(saturation=((t.max(1) - t.min(1)) / np.maximum(t.max(1), 1e-3)).mean(), vegetation=((3 * t[:, 1] - t.sum(1)) / total > .1).mean())
+    return out | dict(saturation=((t.max(0) - t.min(0)) / np.maximum(t.max(0), 1e-3)).mean(), vegetation=((3 * t[1] - t.sum(0)) / total > .1).mean())
 
 def picture_statistics(
     before:np.ndarray,           # (H, W) or (H, W, bands) as stored, as for a `Denoiser`
@@ -95,9 +96,9 @@ def picture_statistics(
     if after is not None:
         a = _blocks(_colours(after, x.shape[2]), value_range)
         r = b - a; out["residual"] = rms = 255 * np.sqrt(np.square(r).mean()) / max(strength, .05)
-        r -= r.mean((1, 2), keepdims=True); v = np.square(r).mean()
-        if rms > .5 and min(r.shape[1:3]) > 1: out["structure"] = (np.mean(r[:, 1:] * r[:, :-1]) + np.mean(r[:, :, 1:] * r[:, :, :-1])) / 2 / max(v, 1e-12)
-    out["sharpness"] = _sharpness(a.mean(3))
+        r -= r.mean((2, 3), keepdims=True); v = np.square(r).mean()
+        if rms > .5 and min(r.shape[2:]) > 1: out["structure"] = (np.mean(r[:, :, 1:] * r[:, :, :-1]) + np.mean(r[..., 1:] * r[..., :-1])) / 2 / max(v, 1e-12)
+    out["sharpness"] = _sharpness(a.mean(1))
     return {k: round(float(out[k]), 4) for k in STATISTICS if out.get(k) is not None and np.isfinite(out[k])}
 
 # %% ../nbs/06_monitor.ipynb #bbfe48e9

@@ -18,6 +18,7 @@ from pydantic import Field
 from .check import CheckLimits, hamming, hash_array, write_text
 from .config import ConfigError, DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, read_card, unflatten
 from .data import DataSet, load_arrays, open_dataset, split_by_source
+from .drift import keep_profile
 from .estimate import TooSmall, estimate_sigma
 from .evaluate import before_after
 from .images import read_image
@@ -136,7 +137,9 @@ def _fine_tune(cfg, weights, parts, out, progress):
     params = {k: v for k, v in read_card(weights).train.items() if k in leaves} | dict(name="", epochs=100000, minutes=10, warmup=.05, folder=str(out / "data"), source_pattern="", init_from=str(weights)) | cfg.params
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
-    return run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
+    run = run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
+    keep_profile(out / "retraining", progress=progress)
+    return run
 
 # %% ../nbs/07_retrain.ipynb #eb668cab
 def _decide(cfg, champion, run, added, held, why, out, progress):

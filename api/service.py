@@ -21,7 +21,7 @@ log = logging.getLogger("agri_cae.api")
 class Service:
     "Raises `ConfigError` and `ModelError` when it cannot work as it is set up."
     def __init__(self, cfg:ApiSettings):
-        self.cfg, self.monitor, self.models = cfg, Monitor(cfg.named) if cfg.monitor else None, {}
+        self.cfg, self.monitor, self.models = cfg, Monitor(cfg.named.values()) if cfg.monitor else None, {}
         self.gate, self.keys, self.rates = Gate(cfg), Keys(cfg), Rates(cfg.rate)
 
     def warm(self):
