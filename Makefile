@@ -12,9 +12,10 @@ TRAIN ?= ../shared/data/train
 BENCH ?=
 # the textbook autoencoder, to compare with; its weights are not in the package
 CLASSIC = $(addprefix --models classic=,$(wildcard nbs/results/classic.onnx))
-# and those of ablation, and its time
+# and those of ablation, its time, and mixed_bfloat16 where the processor computes with it
 PHOTOS ?=
 MINUTES ?= 300
+PRECISION ?= float32
 
 # TensorFlow says nothing but errors; the notebooks run on it unless another backend is asked for
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -24,7 +25,7 @@ export PYTHONUTF8 := 1
 help: ## List the targets
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder PAIRS=folder,'
-	@echo '  those of ablation, and its time, with PHOTOS=folder MINUTES=300'
+	@echo '  those of ablation, and its time, with PHOTOS=folder MINUTES=300 PRECISION=mixed_bfloat16'
 
 setup: ## Make .venv from requirements/dev.txt, if it is not up to date
 	@tools/setup.sh
@@ -53,7 +54,7 @@ bench: setup ## Measure the models on the pictures in DATA and PAIRS: writes nbs
 
 ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb
 	@mkdir -p runs
-	$(BIN)papermill nbs/tutorials/ablation.ipynb runs/ablation.ipynb -p folder "$(abspath $(PHOTOS))" -p minutes $(MINUTES) --cwd nbs/tutorials
+	$(BIN)papermill nbs/tutorials/ablation.ipynb runs/ablation.ipynb -p folder "$(abspath $(PHOTOS))" -p minutes $(MINUTES) -p precision $(PRECISION) --cwd nbs/tutorials
 	@tools/prepare.sh nbs/tutorials/ablation.ipynb
 
 sweep: setup ## Six small trainings on the samples, side by side: a leaderboard and a challenger, in AGRI_CAE_HOME
