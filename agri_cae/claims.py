@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TEST_DIGEST', 'PUBLISHED', 'LEAST', 'FASTER', 'values', 'mean', 'gains', 'interval', 'best_baseline', 'ratio',
            'rest_mb', 'scales', 'comparable', 'Claim', 'claims', 'table', 'methods_of', 'speed', 'sigma_table',
-           'recipe_table', 'claim_table', 'time_table', 'engine_table', 'strength_table']
+           'recipe_table', 'claim_table', 'time_table', 'engine_table', 'strength_table', 'pace', 'forecast_table']
 
 # %% ../nbs/05e_claims.ipynb #66941a85
 import statistics
@@ -221,3 +221,23 @@ def strength_table(bench:Bench)->str: # Markdown
     methods = dict.fromkeys(s.method for s in bench.strengths)
     factor = {(s.method, s.condition): f"{s.factor:g}" for s in bench.strengths}
     return table(["", *methods], [[c, *(factor.get((m, c), "-") for m in methods)] for c in dict.fromkeys(s.condition for s in bench.strengths)])
+
+# %% ../nbs/05e_claims.ipynb #f00a78bc
+def pace(
+    curve,         # (minutes, dB) pairs, as `agri_cae.bench.training_curve` gives them
+    part:float=.15,# least share of the time that is looked at
+)->float|None:     # dB; None where the curve is too short
+    "What a doubling of the training time brings, by the last records of a curve."
+    records = [p for i, p in enumerate(curve) if p[1] > max((q[1] for q in curve[:i]), default=-np.inf)]
+    before = [p for p in records if p[0] * (1 + part) <= records[-1][0]]
+    return float((records[-1][1] - before[-1][1]) / np.log2(records[-1][0] / before[-1][0])) if before else None
+
+def forecast_table(bench:Bench)->str: # Markdown
+    "What is missing of the promised PSNR, and the hours of training that would bring it, at the pace of the last part of the curve."
+    rows = []
+    for m, levels in LEAST.items():
+        if not (curve := bench.training.get(m)) or not (p := pace(curve)): continue
+        for s, v in levels.items():
+            if (found := mean(bench, m, s)) is None or round(found, 2) >= v: continue
+            rows.append([m, s, f"{v - found:.2f}", f"{p:.2f}", f"{curve[-1][0] / 60:.1f}", f"{curve[-1][0] / 60 * (2**((v - found) / p) - 1):.0f}"])
+    return table(["model", "sigma", "missing dB", "dB per doubling", "hours so far", "more hours"], rows)
