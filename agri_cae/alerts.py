@@ -39,6 +39,7 @@ class Look(NamedTuple):
     latency: tuple                  # median and 95 % quantile, seconds; of those that were answered
     shifts: dict[str, list[Shift]]  # model -> how its pictures differ from its profile
     problems: list[Problem]
+    without: tuple[str, ...] = ()   # models that have no profile, and so are not compared
 
 # %% ../nbs/06b_alerts.ipynb #0f64520d
 def _too_many(kind, count, of, tolerated, alpha, what):
@@ -59,12 +60,12 @@ def take_look(
     "Look at the newest predictions."
     cfg, last, shifts = cfg or log.cfg, log.read((cfg or log.cfg).window), {}
     n, ok = len(last["id"]), last["status"] < 400
-    for model in sorted({m for m in last["model"] if m and profile_of(m, profiles)}):
-        shifts[model] = find_shifts(log.read(cfg.window, model, measured=True), profile_of(model, profiles), cfg)
+    models = sorted({m for m in last["model"] if m}); without = tuple(m for m in models if not profile_of(m, profiles))
+    for model in (m for m in models if m not in without): shifts[model] = find_shifts(log.read(cfg.window, model, measured=True), profile_of(model, profiles), cfg)
     slow, failed, ms = int((last["ms"][ok] > cfg.max_ms).sum()), int((last["status"] >= 500).sum()), last["ms"][ok]
     problems = [_shifted(m, s) for m, found in shifts.items() for s in found if s.drifted]
     problems += _too_many("latency", slow, ok.sum(), cfg.slow, cfg.alpha, f"took more than {cfg.max_ms / 1000:g} s") + _too_many("errors", failed, n, cfg.errors, cfg.alpha, "failed in the service")
-    return Look(time.time(), int(last["id"][-1]) if n else 0, n, slow / max(int(ok.sum()), 1), failed / max(n, 1), tuple(np.quantile(ms, (.5, .95)) / 1000) if len(ms) else (0., 0.), shifts, problems)
+    return Look(time.time(), int(last["id"][-1]) if n else 0, n, slow / max(int(ok.sum()), 1), failed / max(n, 1), tuple(np.quantile(ms, (.5, .95)) / 1000) if len(ms) else (0., 0.), shifts, problems, without)
 
 # %% ../nbs/06b_alerts.ipynb #39e95ef7
 class Alert(NamedTuple):

@@ -70,7 +70,8 @@ def _found(log, others):
 def _text(look):
     lines = [f"{look.predictions} predictions, {look.errors:.1%} failed, {look.slow:.1%} slow, median {look.latency[0]:.3g} s"]
     for model, shifts in look.shifts.items(): lines += [f"{model} {s.name}: {s.mean:.3g}, usual {s.usual:.3g}, distance {s.distance:.2f}, PSI {s.psi:.2f}, p {s.p:.2g}{'  SHIFTED' * s.drifted}" for s in shifts]
-    return "\n".join(lines + [f"{p.kind}: {p.message}" for p in look.problems] + ["nothing is wrong"] * (not look.problems))
+    lines += [f"{m} has no profile, so its pictures are not compared: name one with --profile, or make it with agri-cae monitor profile" for m in look.without]
+    return "\n".join(lines + [f"{p.kind}: {p.message}" for p in look.problems] + ["nothing else is wrong" if look.without else "nothing is wrong"] * (not look.problems))
 
 @monitor_app.command("report")
 def monitor_report(

@@ -110,8 +110,7 @@ def monitor_page(
     state = f'<p class="state bad">{len(still)} open alert{"s" * (len(still) > 1)}</p>' if still else '<p class="state good">No open alert</p>' if look.predictions else '<p class="state soft">No predictions yet</p>'
     tiles = _tiles([("predictions looked at", str(look.predictions)), ("failed", f"{look.errors:.1%}"), (f"slower than {cfg.max_ms / 1000:g} s", f"{look.slow:.1%}"),
                     ("median time", f"{look.latency[0]:.3g} s"), ("95 % are faster than", f"{look.latency[1]:.3g} s")])
-    without = sorted({m for m in log.read(cfg.window)["model"] if m and m not in look.shifts})
-    missing = f'<p class="soft">Without a profile, so not compared: {escape(", ".join(without))}. Make one: agri-cae monitor profile.</p>' if without else ""
+    missing = f'<p class="soft">Without a profile, so not compared: {escape(", ".join(look.without))}. Make one: agri-cae monitor profile.</p>' if look.without else ""
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{f"<meta http-equiv=refresh content={refresh:d}>" if refresh else ""}'
             f'<title>agri_cae monitor</title><style>{STYLE}</style></head><body><h1>Monitor</h1>{state}<p class="soft">As of {_when(look.at)}</p>{tiles}'
             f'{"".join(_model_part(m, look, profiles, log, cfg) for m in look.shifts)}{missing}<h2>Alerts</h2>{_alert_part(alerts)}</body></html>\n')
