@@ -104,7 +104,7 @@ def tune_strength(
     return Strength(method=name, condition=condition, key=key, factor=max(scores, key=scores.get), psnr={f"{f:g}": round(v, 3) for f, v in scores.items()})
 
 # %% ../nbs/05d_bench.ipynb #50a0fa43
-CONDITIONS = (15., 25., 50., "sensor", "mosaic", "low_light", "motion", "defocus", "jpeg", "hot_pixels", "banding", "field", "restore", "motion9", "clean", "clean_auto")
+CONDITIONS = (15., 25., 50., "sensor", "mosaic", "low_light", "motion", "defocus", "jpeg", "hot_pixels", "banding", "field", "camera", "restore", "motion9", "clean", "clean_auto")
 CLEAN = ("clean", "clean_auto")   # nothing is added to the picture; models at strength 1, and at strength auto
 SLOW = ("bm3d",)   # baselines that see some of the pictures only
 
@@ -164,7 +164,7 @@ def _strengths(bench, baselines, conditions, train, save):
         found = tune_strength(b, c, train, bench.strengths, **(dict(count=4, side=96) if b in SLOW else {}))
         bench.strengths = [s for s in bench.strengths if (s.method, s.condition) != (b, c)] + [found]; save()
     factors = {b: {s.condition: s.factor for s in bench.strengths if s.method == b} for b in baselines}
-    return {b: f | {"paired": f["mosaic"]} if "mosaic" in f else f for b, f in factors.items()}
+    return {b: f | {"paired": f["camera"]} if "camera" in f else f for b, f in factors.items()}
 
 def _quality(bench, which, models, cfg, save, **kw):
     "What is missing of one set of pictures"

@@ -6,6 +6,8 @@
 __all__ = ['RECIPES', 'Chain', 'Choice', 'Sometimes', 'Mosaic', 'make_recipe']
 
 # %% ../nbs/00b_recipes.ipynb #893eb00c
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -83,10 +85,11 @@ class Mosaic(_Composer):
         parts,            # one layer that adds noise
         share:float=1.,   # share of the pictures whose noise goes through the mosaic
         smooth=(0., .6),  # standard deviation of the blur that follows, pixels
+        colour=(0., 0.),  # of a further blur of what differs between the bands, pixels
         **kw,
     ):
         super().__init__(parts, **kw)
-        self.share, self.smooth = _range("share", share, high=1)[0], _range("smooth", smooth, high=2)
+        self.share, self.smooth, self.colour = _range("share", share, high=1)[0], _range("smooth", smooth, high=4), _range("colour", colour, high=4)
 
     def sites(self, x):
         "Where each colour is measured, (B, H, W, 3) of 0 and 1; the pattern starts at a place of its own in each picture."
@@ -102,22 +105,30 @@ class Mosaic(_Composer):
         def spread(v): return ops.depthwise_conv(v, k, padding="same", data_format="channels_last")
         return spread(noise * sites) / spread(sites)
 
-    def soften(self, noise):
-        "A Gaussian blur over 5 x 5 pixels, of its own strength for each picture, mirrored at the borders."
-        k = ops.exp(-np.square(np.arange(-2, 3, dtype="float32")) / (2 * ops.square(ops.maximum(self.draw(noise, self.smooth), .05))))
-        k = k / ops.sum(k, axis=-1, keepdims=True)   # (B, 1, 1, 5)
+    def soften(self, noise, span):
+        "A Gaussian blur, of its own strength for each picture, mirrored at the borders."
+        r = math.ceil(3 * span[1])
+        k = ops.exp(-np.square(np.arange(-r, r + 1, dtype="float32")) / (2 * ops.square(ops.maximum(self.draw(noise, span), .05))))
+        k = k / ops.sum(k, axis=-1, keepdims=True)   # (B, 1, 1, 2 r + 1)
         for axis in (1, 2):
             n = ops.shape(noise)[axis]
-            p = ops.pad(noise, [[2 * (a == axis)] * 2 for a in range(4)], mode="reflect")
-            noise = sum(k[..., i:i+1] * (p[:, i:i+n] if axis == 1 else p[:, :, i:i+n]) for i in range(5))
+            p = ops.pad(noise, [[r * (a == axis)] * 2 for a in range(4)], mode="reflect")
+            noise = sum(k[..., i:i+1] * (p[:, i:i+n] if axis == 1 else p[:, :, i:i+n]) for i in range(2 * r + 1))
         return noise
+
+    def develop(self, noise):
+        "What a camera makes of the noise of its sensor."
+        noise = self.soften(self.interpolate(noise), self.smooth)
+        if not self.colour[1]: return noise
+        grey = ops.mean(noise, axis=-1, keepdims=True)
+        return grey + self.soften(noise - grey, self.colour)
 
     def call(self, x):
         y = self.parts[0](x)
         if x.shape[-1] != 3: return y
-        return x + self.some([lambda n: self.soften(self.interpolate(n))], y - x, [self.draw(x, (0., 1.))[:, 0, 0, 0] < self.share])
+        return x + self.some([self.develop], y - x, [self.draw(x, (0., 1.))[:, 0, 0, 0] < self.share])
 
-    def get_config(self): return super().get_config() | dict(share=self.share, smooth=self.smooth)
+    def get_config(self): return super().get_config() | dict(share=self.share, smooth=self.smooth, colour=self.colour)
 
 # %% ../nbs/00b_recipes.ipynb #108a4aef
 def _field(cfg, seed):
@@ -131,9 +142,14 @@ def _restore(cfg, seed):
     a, b, c, d = (int(v) >> 1 for v in np.random.SeedSequence([seed, 1]).generate_state(4))
     return Chain([Choice([MotionBlur((3, 15), seed=a), Defocus((.5, 3), seed=b), keras.layers.Identity(dtype="float32")], [4, 2, 2], seed=c), _field(cfg, d)])
 
+def _camera(cfg, seed):
+    a, b, c, d, e, f = (int(v) >> 1 for v in np.random.SeedSequence([seed, 3]).generate_state(6))
+    noise = Choice([SensorNoise((3e-4, .05), seed=a), LowLight((0, 4), seed=b)], [3, 2], seed=c)
+    return Chain([Mosaic([noise], smooth=(.3, 1.5), colour=(0, 2), seed=d), Sometimes(.67, JPEG((75, 98), seed=e), seed=f)])
+
 def _general(cfg, seed):
-    a, b, c, d, e = (int(v) >> 1 for v in np.random.SeedSequence([seed, 2]).generate_state(5))
-    return Choice([_field(cfg, a), Gaussian((cfg.sigma_min, cfg.sigma_max), cfg.sigma_median, seed=b), MotionBlur(seed=c), Defocus(seed=d)], [12, 6, 1, 1], seed=e)
+    a, b, c, d, e, f = (int(v) >> 1 for v in np.random.SeedSequence([seed, 2]).generate_state(6))
+    return Choice([_field(cfg, a), Gaussian((cfg.sigma_min, cfg.sigma_max), cfg.sigma_median, seed=b), _camera(cfg, f), MotionBlur(seed=c), Defocus(seed=d)], [12, 6, 3, 1, 1], seed=e)
 
 # %% ../nbs/00b_recipes.ipynb #770cf687
 RECIPES = {
@@ -148,6 +164,7 @@ RECIPES = {
     "hot_pixels": lambda cfg, seed: HotPixels(seed=seed),
     "banding": lambda cfg, seed: Banding(seed=seed),
     "field": _field,
+    "camera": _camera,
     "restore": _restore,
     "general": _general,
 }

@@ -80,15 +80,15 @@ def test_clean_pictures_at_both_strengths(tmp_path, folder):
     assert next(c for c in claims(b) if c.what == "fast on clean pictures, strength auto: worst PSNR").met is (worst >= 42)
 
 
-def test_pairs_take_the_strength_of_mosaic(tmp_path, folder):
+def test_pairs_take_the_strength_of_camera(tmp_path, folder):
     for f in sorted(folder.iterdir())[:2]:
         x = cv2.imread(str(f)); copy(f, tmp_path/f"{f.stem}_clean.png")
         cv2.imwrite(str(tmp_path/f"{f.stem}_noisy.png"), np.clip(x + np.random.default_rng(0).normal(0, 9, x.shape), 0, 255).astype(np.uint8))
     pairs = tmp_path/"pairs"; pairs.mkdir()
     for f in [*tmp_path.glob("*_clean.png"), *tmp_path.glob("*_noisy.png")]: f.rename(pairs/f.name)
-    b = small(folder, tmp_path/"b.json", box_model(tmp_path), data="", pairs=pairs, conditions=("mosaic",))
+    b = small(folder, tmp_path/"b.json", box_model(tmp_path), data="", pairs=pairs, conditions=("camera",))
     assert {s.condition for s in b.quality} == {"paired"} and {s.pictures for s in b.quality} == {"pairs"} and b.left_out["test"]
-    assert [(s.method, s.condition) for s in b.strengths] == [("opencv_bilateral", "mosaic")] and mean(b, "opencv_bilateral", "paired") > mean(b, "noisy", "paired")
+    assert [(s.method, s.condition) for s in b.strengths] == [("opencv_bilateral", "camera")] and mean(b, "opencv_bilateral", "paired") > mean(b, "noisy", "paired")
 
 
 def test_what_is_missing_is_said(tmp_path, folder, monkeypatch):
