@@ -72,7 +72,7 @@ sbom: setup ## What the service's container installs, as CycloneDX: dist/sbom.js
 	@mkdir -p build dist
 	@$(BIN)uv venv --quiet --clear --python $(BIN)python build/sbom
 	@$(BIN)uv pip install --quiet --python build/sbom --require-hashes -r requirements/serve.txt
-	@$(BIN)cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
+	@PYTHONWARNINGS=ignore $(BIN)cyclonedx-py environment build/sbom/bin/python --pyproject pyproject.toml --output-reproducible --output-file dist/sbom.json
 	@rm -rf build/sbom
 
 cost: setup ## deploy/cost.md: what the service costs, from nbs/results/bench.json and deploy/prices.yaml
