@@ -148,11 +148,13 @@ def keep_profile(
     from agri_cae.data import open_dataset
     from agri_cae.train import find_run
     cfg = TrainConfig.from_yaml(Path(run) / "config.yaml"); weights = Path(run) / f"{cfg.name or cfg.model.preset}.onnx"
-    denoiser, data, note = Denoiser.load(weights), open_dataset(cfg.data, progress=False), Path(run) / "mlflow_run.txt"
-    if len(data) < LEAST: log.info("%d pictures are too few for a profile of %s", len(data), denoiser.name); return None
-    every, path = -(-len(data) // most), weights.with_suffix(".profile.json")
-    pictures = tqdm(training_pictures(data, denoiser, every), "profile", len(data.items[::every]), unit="picture", leave=False, disable=None if progress else True)
-    make_profile(pictures, denoiser, f"pictures of {data.root.name}, as in training").save(path)
+    path, note = weights.with_suffix(".profile.json"), Path(run) / "mlflow_run.txt"
+    if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:   # else the run had ended before
+        data = open_dataset(cfg.data, progress=False)
+        if len(data) < LEAST: log.info("%d pictures are too few for a profile of %s", len(data), weights.stem); return None
+        denoiser, every = Denoiser.load(weights), -(-len(data) // most)
+        pictures = tqdm(training_pictures(data, denoiser, every), "profile", len(data.items[::every]), unit="picture", leave=False, disable=None if progress else True)
+        make_profile(pictures, denoiser, f"pictures of {data.root.name}, as in training").save(path)
     if note.exists():
         mlflow, found = find_run(note.read_text()); client = mlflow.MlflowClient(); name = found.info.run_id
         client.log_artifact(name, str(path), "model")
@@ -165,8 +167,8 @@ def find_profiles(
     others=(),   # profiles that come first: files, or models that have one
 )->dict:         # name and version of a model, such as fast@3, and its name alone -> `Profile`
     "The profiles that are to be had; models without one are left out. Raises `ModelError` for a file that is no profile."
-    found = {}
-    for p in (*map(load_profile, others), *(load_profile(m) for m in models if any(f.is_file() for f in profile_paths(m)))):
+    found, files = {}, (next((f for f in profile_paths(m) if f.is_file()), None) for m in models)
+    for p in map(load_profile, (*others, *filter(None, files))):
         for name in (p.model, p.model.split("@")[0]): found.setdefault(name, p)
     return found
 

@@ -53,7 +53,7 @@ STATISTICS = dict(   # name -> what it is
     sigma="noise, standard deviation, 8-bit units", brightness="mean, 8-bit units", contrast="standard deviation of the thumbnail, 8-bit units",
     saturation="mean of (max - min) / max over the bands, 0 to 1", vegetation="share of the picture that is green, 0 to 1", sharpness="RMS of second against first differences: 0 is smooth, 2.2 white noise",
     residual="RMS of what was taken away, 8-bit units", structure="correlation of neighbouring pixels of what was taken away, -1 to 1")
-THUMB, GRID, BLOCK = 64, 4, 48   # side of the thumbnail; blocks in a row; side of a block, pixels
+THUMB, GRID, BLOCK = 64, 4, 48   # side of the thumbnail; most blocks in a row; side of a block, pixels
 
 def _colours(image, bands=None):
     x = np.asarray(image)

@@ -67,6 +67,12 @@ def open_store(
             raise
 
 # %% ../nbs/03_train.ipynb #fd25332f
+def _catch_up(mlflow, history):
+    "Log the epochs that a kill has kept from being logged"
+    seen = {m.step for m in mlflow.MlflowClient().get_metric_history(mlflow.active_run().info.run_id, "val_psnr")}
+    for h in history:
+        if h["epoch"] not in seen: mlflow.log_metrics({k: v for k, v in h.items() if k != "epoch"}, step=h["epoch"])
+
 class Track(keras.callbacks.Callback):
     "Logs each epoch's metrics to the active MLflow run, and a before/after picture ten times a run."
     def __init__(self, mlflow, cfg:TrainConfig):
@@ -74,6 +80,8 @@ class Track(keras.callbacks.Callback):
         self.mlflow, self.cfg, self.drawn = mlflow, cfg, -1
 
     def bind(self, state, validate): self.state, self.validate = state, validate
+
+    def on_train_begin(self, logs=None): _catch_up(self.mlflow, self.state.history)
 
     def on_epoch_end(self, epoch, logs=None):
         self.mlflow.log_metrics({k: float(v) for k, v in logs.items()} | {"minutes": self.state.seconds / 60}, step=epoch)
@@ -235,10 +243,8 @@ def _tracked(cfg, out, data, run_id):
 def _unfinished(run_id): return open_store()[0].get_run(run_id).info.status != "FINISHED"
 
 def _log_results(mlflow, fitted, card, out):
-    "What a run has to show; epochs that a kill has kept from being logged, too"
-    seen = {m.step for m in mlflow.MlflowClient().get_metric_history(mlflow.active_run().info.run_id, "val_psnr")}
-    for h in fitted.state.history:
-        if h["epoch"] not in seen: mlflow.log_metrics({k: v for k, v in h.items() if k != "epoch"}, step=h["epoch"])
+    "What a run has to show; its last epoch, too, if a kill has kept that from being logged"
+    _catch_up(mlflow, fitted.state.history)
     mlflow.log_metrics({f"best_{k}": v for k, v in card.metrics.items() if k.startswith("val_")})
     for name in ("config.yaml", "manifest.json", "history.json", "curves.png", "before_after.png", "train.jsonl"): mlflow.log_artifact(str(out / name))
     for ext in ("json", "onnx", "keras"): mlflow.log_artifact(str(out / f"{card.name}.{ext}"), "model")
