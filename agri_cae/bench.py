@@ -17,7 +17,7 @@ from pydantic import Field
 
 from .baselines import BASELINES, LEVELS, baseline, crops, tuned
 from .check import write_text
-from .config import ConfigError, DataError, EvalConfig, read_card
+from .config import Card, ConfigError, DataError, EvalConfig, read_card
 from .engines import cores
 from .evaluate import _digest, _pixels, _versions, degrade, evaluate, find_cases, label
 from .metrics import psnr
@@ -83,6 +83,7 @@ GRID = (.2, .35, .5, .7, 1., 1.4, 2.)
 def _key(*parts): return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 def _rms(noisy, clean): return 255 * float(np.sqrt(np.mean(np.square(noisy - clean, dtype=np.float64))))
 def _settings(name): return [name, *([] if name == "noisy" else [tuned(name, s) for s in LEVELS])]
+def _model(card): return [card.sha256, card.ensemble] if card.ensemble > 1 else card.sha256
 
 def tune_strength(
     name:str,             # a name in `BASELINES`
@@ -122,7 +123,7 @@ def measure_quality(
     for c in ["paired"] if paired else [*cfg.sigmas, *cfg.recipes]:
         denoisers, added = {n: d[c == "clean_auto"] for n, d in loaded.items()}, "clean" if c in CLEAN else c
         noise = "" if paired else f"{_rms(degrade(clean, added, 0, cfg.noise_seed), clean):.3f}"
-        def key(n, every): return _key(label(c), denoisers[n].card.sha256 if n in models else _settings(n), cfg.strengths.get(n, {}).get(label(c), 1), digest, noise, cfg.noise_seed, every)
+        def key(n, every): return _key(label(c), _model(denoisers[n].card) if n in models else _settings(n), cfg.strengths.get(n, {}).get(label(c), 1), digest, noise, cfg.noise_seed, every)
         told = [b for b in cfg.baselines if c not in CLEAN]   # who is told that there is no noise has nothing to do
         for step, names in ((1, ["noisy", *models, *(b for b in told if b not in SLOW)]), (slow, [b for b in told if b in SLOW])):
             every = cfg.every * step
@@ -137,14 +138,14 @@ def measure_quality(
 
 # %% ../nbs/05d_bench.ipynb #4cc8ee5c
 def training_curve(
-    path:Path,               # weights with their card
+    card:Card,               # of the model
     folder:str|Path="",      # where history_NAME.json may lie
 )->list:                     # (minutes since the first start, validation PSNR)
     "What training time has brought, over all rounds: mean PSNR on white noise where that was validated, else on what was."
     def score(found):   # white noise alone, as rounds with other recipes have other sets beside it
         levels = [v for k, v in found.items() if k.startswith("val_psnr_sigma")]
         return round(float(np.mean(levels)), 6) if levels else found["val_psnr"]
-    card, curve, minutes = read_card(path), [], 0.
+    curve, minutes = [], 0.
     for run in card.history or [dict(metrics=card.metrics)]:
         done = run["metrics"].get("minutes", 0)
         curve.append((round(minutes + done, 2), score(run["metrics"]))); minutes += done
@@ -194,7 +195,9 @@ def _measure_all(bench, found, baselines, folders, conditions, every, slow, roun
         put("networks", *(race_networks(found, size, rounds, threads) for size in ((320, 480), (1024, 1024))))
         put("methods", race_methods(found, baselines, rounds=max(1, rounds // 2), threads=threads))
     def scaling(): bench.scaling = measure_scaling({n: p for n, p in found.items() if n in SCALED}, megapixels, threads=threads)
-    def training(): bench.training = {n: training_curve(p, folders["out"]) for n, p in found.items()}
+    def training():
+        cards = [(n, read_card(p)) for n, p in found.items()] + [(c.name, c) for f in sorted(folders["out"].glob("card_*.json")) for c in [Card.model_validate_json(f.read_bytes())]]   # networks that are not shipped
+        bench.training = {n: training_curve(c, folders["out"]) for n, c in cards}
     def quality():
         factors = _strengths(bench, baselines, conditions, folders["train"], save) if folders["train"] else {}
         cfg = dict(baselines=baselines, strengths=factors, every=every, sigmas=tuple(c for c in conditions if not isinstance(c, str)), recipes=tuple(c for c in conditions if isinstance(c, str)))

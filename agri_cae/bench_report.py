@@ -83,6 +83,7 @@ def plot_training(bench:Bench): # a matplotlib figure
     drawn = []
     for m, curve in bench.training.items():
         shared = max((len(commonprefix([curve, d])) for d in drawn), default=0)
+        if shared == len(curve): continue   # the weights of another model
         ax.plot(*zip(*curve[max(0, shared - 1):]), marker="o", ms=4 if len(curve) < 20 else 2, label=m); drawn.append(curve)
     ax.set(xlabel="minutes of training, all rounds", ylabel="validation PSNR dB, white noise"); ax.grid(alpha=.3); ax.legend(frameon=False)
     plt.close(fig)

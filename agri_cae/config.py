@@ -142,7 +142,7 @@ class DataConfig(Entity):
 # %% ../nbs/00_config.ipynb #df328dda
 class ModelConfig(Entity):
     "Which architecture learns."
-    preset: Literal["classic", "fast", "base", "best"] = Field("fast", description="named size, see agri_cae.model.PRESETS")
+    preset: Literal["classic", "fast", "base", "large"] = Field("fast", description="named size, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands of a picture")
 
 # %% ../nbs/00_config.ipynb #2d78f1a7
@@ -198,6 +198,7 @@ class ServeConfig(Entity):
     engine: Literal["onnx", "openvino", "keras"] | None = Field(None, description="what runs the model, see agri_cae.engines; None: what the file is, ONNX Runtime for shipped models")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the engine; bfloat16 takes OpenVINO and a CPU that has it")
     strength: Annotated[float | Literal["auto"], BeforeValidator(_strength)] = Field(1., description="0 returns the input, 1 the model's output; auto: by the noise of the picture")
+    ensemble: int = Field(0, ge=0, le=8, description="copies of the picture, mirrored and turned, whose mean is taken; 0: as many as the model's card says")
     tile: int = Field(1024, ge=64, multiple_of=8, description="side of the square that is denoised at once, pixels; memory follows it")
     overlap: int = Field(64, ge=0, multiple_of=8, description="pixels that neighbouring tiles share on each side")
     threads: int = Field(0, ge=0, description="threads of the engine; 0: as many as the process has cores")
@@ -215,9 +216,10 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str = Field(description="name of the model, such as fast")
     version: str = Field("0", description="version of the weights")
-    preset: Literal["classic", "fast", "base", "best"] = Field(description="architecture, see agri_cae.model.PRESETS")
+    preset: Literal["classic", "fast", "base", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands")
     receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
+    ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.self_ensemble")
     sha256: dict[str, str] = Field({}, description="file name -> SHA-256 of each weight file")
     train: dict = Field({}, description="the TrainConfig")
     data: dict = Field({}, description="digest, number of pictures and sources of the training data")

@@ -64,7 +64,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "fast": Preset((32, 64, 64), (0, 0), (0, 1), 1),
     "base": Preset((48, 96, 128), (0, 0), (1, 1), 3),
-    "best": Preset((80, 144, 224), (1, 1), (1, 1), 4),
+    "large": Preset((80, 144, 224), (1, 1), (1, 1), 4),
 }
 
 # %% ../nbs/02_model.ipynb #e30ef6ea

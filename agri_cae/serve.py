@@ -208,7 +208,7 @@ class Denoiser:
     ):                          # a `Denoiser`
         "Load a model. Raises `ModelError` when it is missing or is not what its card describes, `ConfigError` for a wrong field."
         cfg = ServeConfig(model=str(model), engine=engine, **fields)
-        return cls(*load_engine(model_path(model, engine), engine, cfg.threads, cfg.precision), cfg)
+        return cls(*load_engine(model_path(model, engine), engine, cfg.threads, cfg.precision, cfg.ensemble), cfg)
 
     def __call__(self,
         image:np.ndarray,  # (H, W) or (H, W, bands): uint8, uint16, or floats in [0, 1] (or in the declared `value_range`)
@@ -244,7 +244,7 @@ class Denoiser:
     @property
     def provenance(self)->str:
         "What is written into the metadata of a denoised file."
-        return f"agri_cae {__version__} {self.name} strength={_text(self.cfg.strength)}"
+        return f"agri_cae {__version__} {self.name} strength={_text(self.cfg.strength)}" + (f" ensemble={self.cfg.ensemble}" if self.cfg.ensemble else "")
 
     def denoise_picture(self,
         picture:Picture,   # a picture as read

@@ -121,7 +121,7 @@ def race_networks(
 )->list[Times]:
     "Bare networks of our models and of the published shapes, in the same engine with the same options."
     x = np.random.default_rng(0).random((1, *size, 3), np.float32)
-    return _times("networks", size, race({n: partial(open_session(p, threads), x) for n, p in models.items()} | _net_runners(*size, threads), rounds))
+    return _times("networks", size, race({n: partial(load_engine(p, "onnx", threads)[0], x) for n, p in models.items()} | _net_runners(*size, threads), rounds))
 
 # %% ../nbs/05c_timing.ipynb #cb7a5ec9
 def race_methods(
@@ -136,7 +136,7 @@ def race_methods(
     photo = read_image(sample("field_camera")).pixels
     (top, left), before = ((n - s) // 2 for n, s in zip(photo.shape, size)), cv2.getNumThreads()
     noisy = awgn(photo[top:top + size[0], left:left + size[1]], 25, 0)
-    ours = {n: partial(Denoiser(open_session(p, threads), read_card(p), ServeConfig(model=n)), noisy) for n, p in models.items()}
+    ours = {n: partial(Denoiser.load(p, threads=threads), noisy) for n, p in models.items()}
     cv2.setNumThreads(threads or cores())
     try: return _times("methods", size, race(ours | {b: partial(baseline(b, 25), noisy) for b in baselines} | _net_runners(*size, threads), rounds))
     finally: cv2.setNumThreads(before)

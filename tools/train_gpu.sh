@@ -3,7 +3,7 @@
 #   tools/train_gpu.sh packages             what it imports; for a machine without a network: pip download --no-deps -d WHEELS $(tools/train_gpu.sh packages)
 #   tools/train_gpu.sh PHOTOS OUT [WHEELS]  installs what is missing from the wheels into RUNS, trains, and leaves NAME.keras, .onnx and .json in OUT.
 #                                           Started again after being cut off, it goes on at the last epoch.
-# In the environment: MODELS="fast base best restore"; MINUTES=10 for each; INIT, a folder with NAME.onnx or NAME.keras and the card to start from;
+# In the environment: MODELS="fast base large restore"; MINUTES=10 for each; INIT, a folder with NAME.onnx or NAME.keras and the card to start from;
 # KERAS_BACKEND=jax or torch; RUNS=runs/gpu for checkpoints; SET="batch=32 lr=0.0005" for further settings; PYTHON.
 set -euo pipefail
 repo=$(cd "$(dirname "$0")/.." && pwd)
@@ -38,9 +38,9 @@ fi
 export KERAS_BACKEND JAX_COMPILATION_CACHE_DIR=$runs/jax XLA_PYTHON_CLIENT_PREALLOCATE=false TF_CPP_MIN_LOG_LEVEL=3
 echo "Training on $KERAS_BACKEND"
 
-for name in ${MODELS:-fast base best restore}; do
+for name in ${MODELS:-fast base large restore}; do
   [ ! -f "$out/$name.json" ] || { echo "$name is done"; continue; }
-  settings=(name="$name" preset="${name/restore/base}" recipe=field minutes="${MINUTES:-10}" folder="$photos" workers="$(getconf _NPROCESSORS_ONLN)")
+  settings=(name="$name" preset="${name/restore/base}" recipe=general minutes="${MINUTES:-10}" folder="$photos" workers="$(getconf _NPROCESSORS_ONLN)")
   [ "$name" != restore ] || settings+=(recipe=restore)
   for f in ${INIT:+"$INIT/$name.keras" "$INIT/$name.onnx"}; do [ ! -f "$f" ] || settings+=(init_from="$f"); done
   settings+=(${SET:-})
