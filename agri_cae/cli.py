@@ -151,7 +151,7 @@ def _check_streams(jobs, as_json):
 def _remote(ctx, server):
     "Gives the `Remote`, with what was asked for"
     given = {k: v for k, v in ctx.params.items() if ctx.get_parameter_source(k).name == "COMMANDLINE"}
-    if own := [f"--{k}" for k in ("engine", "precision", "threads") if k in given]: raise ConfigError(", ".join(own), "is up to the service", "Leave it out, or leave out --server")
+    if own := [f"--{k}" for k in ("engine", "precision", "threads", "ensemble") if k in given]: raise ConfigError(", ".join(own), "is up to the service", "Leave it out, or leave out --server")
     remote = Remote(server, **{k: given[k] for k in ("model", "strength", "tile", "value_range") if k in given})
     return lambda: remote
 

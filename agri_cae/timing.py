@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from .baselines import baseline
-from .config import ConfigError, DataError, ServeConfig, read_card, shipped
+from .config import ConfigError, DataError, shipped
 from .engines import cores, load_engine, ort_session
 from .images import read_image, sample
 from .metrics import awgn, need

@@ -78,6 +78,8 @@ def test_pixels_are_the_librarys(here, model):
     a = picture(here / "a.png", dtype=np.uint16)
     call("denoise", "a.png", "b.tif", "--model", model, "--strength", "0.7", "--range", "100", "50000")
     assert (read_image("b.tif").data == serve.Denoiser.load(model, strength=.7, value_range=(100, 50000))(a)).all()
+    call("denoise", "a.png", "c.png", "--model", model, "--ensemble", "2")
+    assert (read_image("c.png").data == serve.Denoiser.load(model, ensemble=2)(a)).all() and provenance_of(read_image("c.png")).endswith("box@3 strength=1 ensemble=2")
 
 
 def test_output_folder_for_a_file(here, model):
@@ -222,7 +224,7 @@ def test_reader_that_goes_away(here, model):
 
 # usage
 
-@pytest.mark.parametrize("args", [("denoise",), ("denoise", "gone.png"), ("denoise", "a.png", "--strength", "2"), ("denoise", "a.png", "--strength", "much"), ("denoise", "a.png", "--tile", "7"), ("denoise", "a.png", "--engine", "torch"),
+@pytest.mark.parametrize("args", [("denoise",), ("denoise", "gone.png"), ("denoise", "a.png", "--strength", "2"), ("denoise", "a.png", "--strength", "much"), ("denoise", "a.png", "--tile", "7"), ("denoise", "a.png", "--ensemble", "9"), ("denoise", "a.png", "--engine", "torch"),
                                   ("denoise", "a.png", "--precision", "bfloat16"), ("denoise", "a.png", "--precision", "half", "--engine", "openvino"), ("denoise", "a.png", "--model", "fats"),
                                   ("denoise", "a.png", "b.png", "c.png"), ("denois", "a.png"), ("denoise", "a.png", "--range", "1", "x"), ("denoise", "a.png", "b.png", "--in-place"),
                                   ("train", "--set", "epoch=3"), ("train", "--config", "gone.yaml"), ("data", "check"), ("data", "check", "gone"), ("evaluate", "gone"), ("evaluate", "--sigmas", "x")], ids=" ".join)

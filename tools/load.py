@@ -47,7 +47,7 @@ def overhead(args):
     with Server(args.model) as s:
         c, server = s.connection(), psutil.Process(s.process.pid)
         def cpu(): t = server.cpu_times(); return t.user + t.system
-        for side, format, n in ((64, "png", args.requests or 300), (1000, "jpeg", 25), (1000, "png", 15)):
+        for side, format, n in ((64, "png", args.requests or 300), (1000, "png", 15), (1000, "jpeg", 25)):
             data = picture(side, format); pixels = read_image(data).data
             ways = dict(network=lambda: d(pixels), library=lambda: denoise_bytes(d, data).file(), HTTP=lambda: s.ask("POST", "/v1/denoise", data, c))
             clock, used = {k: [] for k in ways}, {k: 0. for k in ways}
@@ -59,6 +59,11 @@ def overhead(args):
             for k in ("library", "network"):
                 more = m(h - b for h, b in zip(clock["HTTP"], clock[k]))
                 print(f"  HTTP over the {k}: {more:+.1f} ms, {100 * more / m(clock[k]):+.1f} %; processor {used['HTTP'] - used[k]:+.1f} ms, {100 * (used['HTTP'] / used[k] - 1):+.1f} %", flush=True)
+        rounds = []
+        for _ in range(8):   # with several clients the next picture is read while the network runs
+            t = time.perf_counter(); [d(pixels) for _ in range(12)]; alone = time.perf_counter() - t
+            t = time.perf_counter(); clients(s, data, 3, 12); rounds.append((time.perf_counter() - t) / alone)
+        print(f"{side}x{side} {format}, three clients: {100 * (m(rounds[1:]) - 1):+.1f} % time for as many pictures as the network alone, one after another", flush=True)
 
 
 def clients(s, data, n, count):
