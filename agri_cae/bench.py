@@ -196,8 +196,9 @@ def _measure_all(bench, found, baselines, folders, conditions, every, slow, roun
         put("methods", race_methods(found, baselines, rounds=max(1, rounds // 2), threads=threads))
     def scaling(): bench.scaling = measure_scaling({n: p for n, p in found.items() if n in SCALED}, megapixels, threads=threads)
     def training():
-        cards = [(n, read_card(p)) for n, p in found.items()] + [(c.name, c) for f in sorted(folders["out"].glob("card_*.json")) for c in [Card.model_validate_json(f.read_bytes())]]   # networks that are not shipped
-        bench.training = {n: training_curve(c, folders["out"]) for n, c in cards}
+        others = (Card.model_validate_json(f.read_bytes()) for f in sorted(folders["out"].glob("card_*.json")))   # of networks that are not shipped
+        cards = {n: read_card(p) for n, p in found.items()} | {c.name: c for c in others}
+        bench.training = {n: training_curve(c, folders["out"]) for n, c in cards.items()}
     def quality():
         factors = _strengths(bench, baselines, conditions, folders["train"], save) if folders["train"] else {}
         cfg = dict(baselines=baselines, strengths=factors, every=every, sigmas=tuple(c for c in conditions if not isinstance(c, str)), recipes=tuple(c for c in conditions if isinstance(c, str)))

@@ -234,6 +234,12 @@ def test_usage(here, args):
     assert done.stdout == "" and "Traceback" not in done.stderr and done.stderr.strip() and tree(here) == ["a.png"]
 
 
+@pytest.mark.parametrize("option", [("--engine", "onnx"), ("--precision", "float32"), ("--threads", "1"), ("--ensemble", "4")], ids=lambda o: o[0])
+def test_what_is_up_to_the_service(here, option):
+    picture(here / "a.png")
+    assert f"{option[0]}: is up to the service" in call("denoise", "a.png", *option, "--server", "http://127.0.0.1:9", rc=2).stderr
+
+
 def test_wrong_settings(here, model):
     picture(here / "a.png")
     done = cli("denoise", "a.png", "--model", model, rc=2, env=env(AGRI_CAE_LOG_LEVEL="LOUD"))

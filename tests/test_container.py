@@ -69,11 +69,11 @@ def built():
         (work / "storage.conf").write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{work}/storage"\nrunroot = "{work}/run"\n')
         mp.setenv("CONTAINERS_STORAGE_CONF", str(work / "storage.conf"))
         base_size = make_base(work)
-        def built(target):
+        def build(target):
             tag = run(ROOT / "tools/image.sh", env=os.environ | dict(BUILDER="buildah", BASE="localhost/base", TARGET=target, FLAGS=build_flags(work))).splitlines()[-1]
             c = run("buildah", "from", tag)
             return Box(run("buildah", "mount", c), json.loads(run("buildah", "inspect", "--type", "image", tag))["Docker"]["config"], base_size)
-        yield built
+        yield build
         for c in run("buildah", "containers", "-q").split(): run("buildah", "rm", c)
 
 

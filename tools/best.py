@@ -3,7 +3,6 @@
 validation pictures of base's training.
   tools/best.py PHOTOS     the folder that base was trained on"""
 import json, shutil, sys
-from pathlib import Path
 
 import numpy as np
 
