@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench ablation sweep wheel image sbom cost lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench ablation sweep train-on train-off train-status train-update wheel image sbom cost lock hooks clean
 
 BIN  := .venv/bin/
 # pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
@@ -23,7 +23,7 @@ export KERAS_BACKEND ?= tensorflow
 export PYTHONUTF8 := 1
 
 help: ## List the targets
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder PAIRS=folder,'
 	@echo '  those of ablation, and its time, with PHOTOS=folder MINUTES=300 PRECISION=mixed_bfloat16'
 
@@ -59,6 +59,18 @@ ablation: setup ## Measure which choices of training matter: writes nbs/results/
 
 sweep: setup ## Six small trainings on the samples, side by side: a leaderboard and a challenger, in AGRI_CAE_HOME
 	@$(BIN)agri-cae sweep nbs/pipelines/sweep.yaml --workers 2
+
+train-on: setup ## Train in the background on the pictures in TRAIN, at the lowest priority; goes on where it stopped
+	@tools/trainer.sh on $(TRAIN)
+
+train-off: setup ## End the background training after a checkpoint
+	@tools/trainer.sh off
+
+train-status: setup ## Gigapixels, speed, scores and curve of the background training, and what comes next
+	@tools/trainer.sh status
+
+train-update: setup ## Let the background training go on with the code of today's commit
+	@tools/trainer.sh update $(TRAIN)
 
 wheel: setup ## The wheel, in dist/
 	@rm -rf build dist

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from .check import write_text
 from .config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, read_card, unflatten
 from .data import open_dataset, split
-from .fit import budget_used
+from .checkpoint import budget_used
 
 # %% ../nbs/03a_study.ipynb #321e1104
 class Span(Entity):
@@ -134,7 +134,8 @@ class Reporter(keras.callbacks.Callback):
     def bind(self, state, validate): self.state = state
 
     def on_epoch_end(self, epoch, logs=None):
-        self.trial.report(logs["val_psnr"], round(100 * budget_used(self.cfg, self.state.epoch, self.state.seconds)))
+        if "val_psnr" not in logs: return
+        self.trial.report(logs["val_psnr"], round(100 * budget_used(self.cfg, self.state.epoch, self.state.seconds, self.state.pixels)))
         if self.trial.should_prune():
             write_text(self.out / "pruned", f"after epoch {epoch + 1}\n")
             self.model.stop_training = True

@@ -12,7 +12,8 @@ if sys.argv[1] != "tensorflow":
     PathFinder.find_spec = classmethod(lambda cls, name, *a: None if name.split(".")[0] == "tensorflow" else find(name, *a))
 import keras, numpy as np
 from agri_cae.config import TrainConfig, unflatten
-from agri_cae.fit import denoising_model, fit
+from agri_cae.fit import fit
+from agri_cae.step import denoising_model
 from agri_cae.images import read_image, sample
 photo = read_image(sample("field_camera")).data
 """

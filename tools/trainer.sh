@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The background trainer: on FOLDER..., off, status, update FOLDER.... It runs from the wheel of a commit in an environment of its own; that, its runs and its log lie in AGRI_CAE_HOME/trainer.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=$PWD/.venv/bin
+home=$("$bin/python" -c 'from agri_cae.config import home; print(home())')/trainer
+mkdir -p "$home"
+# TensorFlow takes oneDNN by itself where the processor gains by it
+export TF_CPP_MIN_LOG_LEVEL=3 KERAS_BACKEND=${KERAS_BACKEND:-tensorflow} PYTHONUTF8=1 TQDM_DISABLE=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1 ORT_DISABLE_TELEMETRY=1
+
+alive() { # the process whose number is in the file, if it is the trainer
+  pid=$(cat "$home/pid" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ps -o args= -p "$pid" | grep -q agri_cae.trainer
+}
+
+snapshot() { # the commit that is checked out, as a wheel in an environment of its own
+  local work commit; work=$(mktemp -d); commit=$(git rev-parse HEAD)
+  [ -z "$(git status --porcelain)" ] || echo "What is not committed stays out of the trainer's copy" >&2
+  git archive "$commit" | tar -x -C "$work"
+  (cd "$work" && "$bin/python" -m build --wheel --no-isolation --outdir dist . >build.log 2>&1) || { tail "$work/build.log" >&2; return 1; }
+  "$bin/uv" venv --quiet --clear --python "$bin/python" "$home/env.new"
+  "$bin/uv" pip install --quiet --python "$home/env.new" --require-hashes -r "$work/requirements/train.txt"
+  "$bin/uv" pip install --quiet --python "$home/env.new" --no-deps "$work"/dist/*.whl
+  echo "$commit" > "$home/env.new/commit"
+  rm -rf "$work"
+}
+change() { rm -rf "$home/env"; mv "$home/env.new" "$home/env"; }
+
+trainer() { env -u PYTHONPATH AGRI_CAE_HOME="${home%/trainer}" AGRI_CAE_COMMIT="$(cat "$home/env/commit")" "$home/env/bin/python" -P -m agri_cae.trainer "$@"; }
+queue() { env -u PYTHONPATH "$home/env/bin/python" -P -c 'from importlib.resources import files; print(files("agri_cae.pipelines") / "queue.yaml")'; }
+
+on() {
+  if alive; then echo "The trainer is at work (process $pid)"
+  else
+    [ $# -gt 0 ] || { echo "Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }
+    for f in "$@"; do [ -d "$f" ] || { echo "$f: is no folder. Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }; done
+    [ -f "$home/env/commit" ] || { snapshot; change; }
+    local queue; queue=$(queue)
+    : > "$home/pid"; export -f trainer; export home
+    setsid nohup nice -n 19 bash -c 'trainer work "$@"' - "$queue" "$@" >> "$home/log" 2>&1 < /dev/null &
+    for _ in $(seq 30); do [ -s "$home/pid" ] && break; sleep 1; done
+    for _ in $(seq 240); do   # until it has said where it begins
+      sleep 1; alive || { echo "The trainer has ended:" >&2; tail -n 5 "$home/log" >&2; return 1; }
+      tail -n 3 "$home/log" | grep -qE 'goes on|starts anew|rate falls' && break
+    done
+    tail -n 3 "$home/log"
+  fi
+  status
+}
+
+off() {
+  alive || { echo "The trainer is not at work"; return; }
+  kill -TERM "$pid"; echo "Waiting for the checkpoint"
+  for _ in $(seq 900); do alive || { tail -n 1 "$home/log"; return; }; sleep 1; done
+  echo "It has not ended in 15 minutes; see $home/log" >&2; return 1
+}
+
+status() {
+  [ -f "$home/env/commit" ] || { echo "There is no trainer yet: make train-on"; return; }
+  if alive; then echo "at work (process $pid), commit $(cut -c1-12 "$home/env/commit"), $home"; else echo "not at work, commit $(cut -c1-12 "$home/env/commit"), $home"; fi
+  trainer status "$(queue)"
+}
+
+update() { # a new copy of the code; the trainer changes over at its next checkpoint
+  local was=0; alive && was=1
+  snapshot; off; change
+  if [ $was = 1 ]; then on "$@"; else status; fi
+}
+
+"$@"
