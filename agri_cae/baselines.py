@@ -130,12 +130,12 @@ def baseline(
 
 # %% ../nbs/03c_baselines.ipynb #e292f066
 def crops(
-    folder:str|Path, # pictures
-    count:int=12,    # so many, evenly spaced in sorted order
+    folder:str|Path|tuple|list, # pictures, in one folder or several
+    count:int=12,    # so many, evenly spaced in the order of folders and names
     side:int=192,    # side of the crop, pixels
 )->list:             # (side, side, C) float32 in [0, 1], smaller where a picture is
-    "Central crops of pictures in a folder. Raises `DataError` when it has none."
-    files = find_images(folder)
+    "Central crops of pictures in folders. Raises `DataError` when there are none."
+    files = [f for one in ([folder] if isinstance(folder, (str, Path)) else folder) for f in find_images(one)]
     if not files: raise DataError(folder, "holds no images", "Name a folder of clean pictures")
     files = [files[int((i + .5) * len(files) / count)] for i in range(min(count, len(files)))]
     def crop(x): return x[(t := max(0, (x.shape[0] - side) // 2)):t + side, (l := max(0, (x.shape[1] - side) // 2)):l + side]
@@ -145,9 +145,9 @@ def crops(
 def tune(
     name:str,                 # a name in `BASELINES`
     grid:dict,                # parameter -> values to try
-    folder:str|Path,          # clean pictures to tune on; never those of a test
+    folder:str|Path|tuple|list, # clean pictures to tune on, in one folder or several; never those of a test
     sigmas:tuple=LEVELS,      # noise levels, 8-bit units
-    count:int=12,             # pictures, evenly spaced in sorted order
+    count:int=12,             # pictures, evenly spaced in the order of folders and names
     side:int=192,             # side of the central crop, pixels
     grey:bool=False,          # on the mean of the bands
 )->dict:                      # sigma -> list of (mean PSNR in dB, parameters), best first

@@ -69,7 +69,7 @@ def sweep(
 def reproduce(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a finished MLflow run.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the new run. By default a new one under AGRI_CAE_HOME.")] = None,
-    folder: Annotated[str, typer.Option(help="Where the pictures are now. By default where they were.")] = "",
+    folder: Annotated[list[str], typer.Option(help="Where the pictures are now; may be repeated. By default where they were.")] = [],
     force: Annotated[bool, typer.Option("--force", help="Also when code, packages or pictures differ.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The two scores as a JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
@@ -77,7 +77,7 @@ def reproduce(
     "Train as a tracked run did, and compare the scores. Exit code 1 when they differ by more than 0.02 dB."
     _hush(quiet)
     with _extra("train"): from agri_cae.reproduce import reproduce as again
-    r = again(run, out or home() / "runs" / f"again-{run[:8]}", folder, force, progress=not quiet)
+    r = again(run, out or home() / "runs" / f"again-{run[:8]}", tuple(folder), force, progress=not quiet)
     typer.echo(json.dumps(r._asdict()) if as_json else f"recorded {r.recorded:.3f} dB, found {r.found:.3f} dB")
     raise typer.Exit(0 if abs(r.recorded - r.found) <= .02 else 1)
 

@@ -18,9 +18,9 @@ import cv2, keras
 import numpy as np
 from tqdm import tqdm
 
-from .check import CheckLimits, CheckReport, check_files, check_images, find_pictures, hamming, hash_array, to_uint8, write_text
+from .check import CheckLimits, CheckReport, check_files, hamming, hash_array, to_uint8, write_text
 from .config import ConfigError, DataConfig, DataError
-from .families import family, odds, origins
+from .families import family, find_all, odds
 from .images import read_image, sample
 
 # %% ../nbs/01_data.ipynb #a0b413aa
@@ -89,37 +89,16 @@ class DataSet:
         write_text(path, json.dumps(self.manifest(), indent=1, ensure_ascii=False))
 
 # %% ../nbs/01_data.ipynb #2819ccfd
-def _items(report, files, partners, told, folders):
+def _items(report, files, partners, told):
     "Items of the files that passed; the halves of a pair must agree in shape"
     items = []
-    for f, n, o, d, c in zip(files, partners or [None] * len(files), told, folders, report.files):
+    for f, n, o, c in zip(files, partners or [None] * len(files), told, report.files):
         if c.reason: continue
         p = c.partner
         if p and (p.height, p.width, p.channels) != (c.height, c.width, c.channels):
             raise DataError(n, f"is {p.width} x {p.height} x {p.channels}, its clean partner {c.width} x {c.height} x {c.channels}", "Cut both alike or remove the pair")
-        items.append(Item(f, o.source, c.sha256, c.height, c.width, c.channels, c.phash, n, p.sha256 if p else "", o.collection, o.tag, d))
+        items.append(Item(f, o.source, c.sha256, c.height, c.width, c.channels, c.phash, n, p.sha256 if p else "", o.collection, o.tag, o.folder))
     return tuple(items)
-
-# %% ../nbs/01_data.ipynb #b29778f4
-def _common(roots):
-    "The folder that holds several ones, none of which may hold another"
-    for k, a in enumerate(roots):
-        for b in roots[:k]:
-            if a.is_relative_to(b) or b.is_relative_to(a): raise ConfigError("folder", f"names {a} and {b}, one of which holds the other", "Name each folder once, and none that lies in another")
-    try: return Path(os.path.commonpath(roots))
-    except ValueError as e: raise ConfigError("folder", f"names folders that have no common parent ({e})", "Keep them on one drive") from None
-
-def _find(cfg):
-    "(root, kind, files, noisy partners or None, their origins, the names of their folders)"
-    if not cfg.folders: parts = [(sample("airborne").parent, "clean", [sample("airborne"), sample("field_camera")], None)]
-    elif len(cfg.folders) == 1: parts = [find_pictures(cfg.folders[0], cfg.kind)]
-    else: parts = [find_pictures(os.path.abspath(os.path.expanduser(f)), cfg.kind) for f in cfg.folders]
-    roots, kinds, files, partners = zip(*parts)
-    if len(set(kinds)) > 1: raise DataError(roots[0], f"holds {kinds[0]} pictures, others hold {' and '.join(sorted({*kinds} - {kinds[0]}))} ones", "Open folders of one kind together, or set kind")
-    root = roots[0] if len(roots) == 1 else _common(roots)
-    told = [o for r, fs in zip(roots, files) for o in origins(r, fs, root, cfg.source_pattern)]
-    names = ["" if r == root else r.relative_to(root).as_posix() for r, fs in zip(roots, files) for _ in fs]
-    return root, kinds[0], sum(files, []), sum(partners, []) if partners[0] else None, told, names
 
 # %% ../nbs/01_data.ipynb #cf4c3f99
 def open_dataset(
@@ -129,7 +108,7 @@ def open_dataset(
     progress:bool|None=None,       # show a progress bar; by default on a terminal only
 )->DataSet:                        # items in the order of the folders and of their names
     "Find, pair and check the pictures of one folder or several. Raises `DataError` or `ConfigError`."
-    root, kind, files, partners, told, folders = _find(cfg)
+    root, kind, files, partners, told = find_all(cfg)
     report = check_files(root, files, partners, limits or CheckLimits(min_side=cfg.patch), kind, cfg.value_range, progress)
     if not check:
         bad = [c for c in report.files if c.reason in ("unreadable", "corrupt")]
@@ -137,7 +116,7 @@ def open_dataset(
         report = report.model_copy(update=dict(files=[c.model_copy(update=dict(reason="", of="")) for c in report.files]))
     if not report.kept: raise DataError(root, f"nothing is left after the check: {report.summary()}", "Give other pictures, or move the limits (see agri_cae.check)")
     if report.left_out: log.warning("%s: %s", root, report.summary())
-    return DataSet(root, _items(report, files, partners, told, folders), kind, cfg.value_range, report)
+    return DataSet(root, _items(report, files, partners, told), kind, cfg.value_range, report)
 
 # %% ../nbs/01_data.ipynb #5570b02b
 def _groups(items, near):

@@ -68,7 +68,7 @@ class Reproduced(NamedTuple):
 def reproduce(
     run_id:str,          # of a finished run
     out:str|Path,        # folder of the new run
-    folder:str="",       # where the pictures are now; by default where they were
+    folder:str|tuple="", # where the pictures are now, as for a `DataConfig`; by default where they were
     force:bool=False,    # also when something differs
     track:bool=True,     # log to MLflow
     progress:bool=True,  # bars on a terminal

@@ -83,13 +83,13 @@ def gather(
     parts:dict,      # name -> DataSet
     folder:str|Path, # made when it is missing
 ):
-    "Bring data sets together, with a MANIFEST.csv of their sources."
-    out = io.StringIO(); table = csv.writer(out, lineterminator="\n"); table.writerow(["file", "source"])
+    "Bring data sets together, with a MANIFEST.csv of where their pictures come from."
+    out = io.StringIO(); table = csv.writer(out, lineterminator="\n"); table.writerow(["file", "source", "collection", "tag"])
     for name, ds in parts.items():
         for i in ds.items:
             for f in filter(None, (i.path, i.noisy)):
                 at = f"{name}/{f.relative_to(ds.root).as_posix()}"
-                _link(f, Path(folder) / at); table.writerow([at, f"{name}: {i.source}"])
+                _link(f, Path(folder) / at); table.writerow([at, f"{name}: {i.source}", i.collection, i.tag])
     write_text(Path(folder) / "MANIFEST.csv", out.getvalue())
 
 # %% ../nbs/07_retrain.ipynb #3365703b
@@ -135,6 +135,8 @@ def _fine_tune(cfg, weights, parts, out, progress):
     gather(parts, out / "data")
     leaves = flatten(TrainConfig())
     params = {k: v for k, v in read_card(weights).train.items() if k in leaves} | dict(name="", epochs=100000, minutes=10, warmup=.05, folder=str(out / "data"), source_pattern="", init_from=str(weights)) | cfg.params
+    there = {c for ds in parts.values() for i in ds.items for c in (i.collection, i.collection.rpartition("/")[2])}
+    params["val_collections"] = [c for c in params.get("val_collections", ()) if c in there]
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
     run = run_notebook(params, out / "retraining", progress=progress)   # its name among the runs

@@ -9,7 +9,7 @@ import pytest
 from agri_cae import check, data
 from agri_cae.check import CheckLimits, CheckReport, check_file, check_images
 from agri_cae.config import ConfigError, DataConfig, DataError, OutputError
-from agri_cae.data import Crops, DataSet, Item, load_arrays, open_dataset, split_by_source, validation_crops
+from agri_cae.data import Crops, DataSet, Item, load_arrays, odds, open_dataset, split, split_by_source, validation_crops
 from agri_cae.images import Picture, read_image, sample, write_image
 
 SHARED = Path(__file__).parents[2]/"shared"/"data"
@@ -86,6 +86,123 @@ def test_two_pictures_are_enough_and_one_source_is_not():
     assert [len(s) for s in split_by_source(open_dataset(DataConfig()), .1)] == [1, 1]
     with pytest.raises(DataError, match="one source.*source_pattern"): split_by_source(fake([5]), .1)
     with pytest.raises(DataError, match="one source"): split_by_source(fake([2, 2], alike=[(0, 1)]), .1)
+
+
+# several folders, and collections that are held back whole
+
+def both(*folders, **kw): return DataConfig(folder=[str(f) for f in folders], **kw)
+
+
+@pytest.fixture
+def fields(tmp_path):
+    "Two folders with the same names, and a table above them"
+    rows = ["file,source,collection,tag"]
+    for k in range(12):
+        f = f"{'old' if k < 6 else 'new'}/IMG_{k % 6}.png"
+        write(tmp_path/"data"/f, window(k)); rows.append(f"{f},photo {k // 2},{'owner/north' if k < 8 else 'owner/south'},{'leaf' if k < 10 else 'drone-soil'}")
+    (tmp_path/"data"/"MANIFEST.csv").write_text("\n".join(rows))
+    return tmp_path/"data"
+
+
+def test_several_folders_are_one_data_set(fields, tmp_path):
+    ds = open_dataset(both(fields/"old", fields/"new"))
+    names = [f"{d}/IMG_{k}.png" for d in ("old", "new") for k in range(6)]
+    assert [i["file"] for i in ds.manifest()["items"]] == names == [c.file for c in ds.report.files] and ds.name == "old + new"
+    assert ds.items[8].collection == "owner/south" and ds.items[11].tag == "drone-soil" and ds.items[11].family == "drone"
+    assert len(load_arrays(ds)) == 12 and str(tmp_path) not in json.dumps(ds.manifest())
+    shutil.copytree(fields/"new", tmp_path/"far"/"away"/"new")
+    assert open_dataset(both(tmp_path/"far"/"away"/"new", fields/"old")).digest == ds.digest
+    one = open_dataset(both(fields/"old"))
+    assert one == open_dataset(cfg(fields/"old")) and one.name == "old" and one.manifest()["items"][0]["file"] == "IMG_0.png"
+    shutil.copy(fields/"old"/"IMG_0.png", fields/"new"/"once more.png")
+    assert [(c.file, c.reason, c.of) for c in open_dataset(both(fields/"old", fields/"new")).report.left_out] == [("new/once more.png", "duplicate", "old/IMG_0.png")]
+
+
+def test_sources_of_several_folders(fields):
+    "A pattern sees the folder's name; without table or pattern, the same name in two folders is two sources"
+    assert {i.source for i in open_dataset(both(fields/"old", fields/"new", source_pattern="(old|new)/")).items} == {"old", "new"}
+    (fields/"MANIFEST.csv").unlink()
+    assert len(open_dataset(both(fields/"old", fields/"new")).sources) == 12
+
+
+def test_folders_that_do_not_go_together(fields):
+    for bad in ((fields, fields/"old"), (fields/"old", fields/"new"/".."/"old")):
+        with pytest.raises(ConfigError, match="holds the other"): open_dataset(both(*bad))
+    pair(fields/"pairs", "a")
+    with pytest.raises(DataError, match="clean pictures, others hold paired"): open_dataset(both(fields/"old", fields/"pairs"))
+    with pytest.raises(DataError, match="none"): open_dataset(both(fields/"old", fields/"none"))
+    pair(fields/"more", "b", 3)
+    ds = open_dataset(both(fields/"pairs", fields/"more"))
+    assert ds.kind == "paired" and ds.manifest()["items"][1]["noisy"] == "more/b_noisy.png"
+
+
+def join(*parts, alike=()):
+    "Data sets of `fake` as folders of one; `alike` lists pairs of indices that share a picture up to 3 bits"
+    items = [replace(i, folder=str(k), source=f"{k} {i.source}") for k, p in enumerate(parts) for i in p.items]
+    for a, b in alike: items[b] = replace(items[b], phash=f"{int(items[a].phash, 16) ^ 0b10101:016x}")
+    return replace(parts[0], items=tuple(items))
+
+
+def test_each_folder_is_split_by_itself():
+    a, b = fake([1, 2, 3] * 8), fake([4, 1, 1] * 9, "b")
+    alone = {i.sha256 for i in split_by_source(a, .1, 3)[1].items}
+    train, val = split_by_source(join(a, b), .1, 3)
+    assert {i.sha256 for i in val.items if i.folder == "0"} == alone and 3 <= sum(i.folder == "1" for i in val.items) <= 8
+    train, val = split_by_source(join(fake([3]), fake([4], "b")), .3)                       # of one source each
+    assert {len(train), len(val)} == {3, 4}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_likeness_across_folders(seed):
+    a, b = fake([1] * 40), fake([2] * 40, "b")
+    ds = join(a, b, alike=[(k, 40 + 2 * k) for k in range(20)])
+    train, val = split_by_source(ds, .2, seed)
+    assert {i.sha256 for i in val.items if i.folder == "0"} == {i.sha256 for i in split_by_source(a, .2, seed)[1].items}   # the first folder decides
+    side = {i.sha256: part is val for part in (train, val) for i in part.items}
+    assert len(side) == 120 and all(side[ds.items[k].sha256] == side[ds.items[40 + 2 * k].sha256] for k in range(20))
+
+
+def test_collections_are_held_back_whole(fields):
+    c = both(fields/"old", fields/"new", val_fraction=.3, val_collections=["south"])
+    ds = open_dataset(c); parts = split(ds, c, 1)
+    assert {i.collection for i in parts.out.items} == {"owner/south"} and len(parts.out) == 4
+    assert {i.collection for p in parts[:2] for i in p.items} == {"owner/north"} and len(parts.train) + len(parts.val) == 8
+    assert split(ds, c.model_copy(update=dict(val_collections=("owner/south",))), 1).out == parts.out
+    plain = c.model_copy(update=dict(val_collections=()))
+    assert split(ds, plain, 1) == (*split_by_source(ds, .3, 1), None)
+    with pytest.raises(ConfigError, match="sout: no such.*owner/north, owner/south"): split(ds, c.model_copy(update=dict(val_collections=("sout",))))
+    with pytest.raises(ConfigError, match="MANIFEST.csv"): split(fake([1, 1]), c)
+    with pytest.raises(DataError, match="none can be held back"): split(ds, c.model_copy(update=dict(val_collections=("north", "south"))))
+
+
+def test_what_looks_like_a_collection_held_back_is_not_learned_from():
+    ds = join(fake([1] * 30), fake([1] * 10, "b"), alike=[(30, 4), (31, 9)])
+    ds = replace(ds, items=tuple(replace(i, collection="b" if i.folder == "1" else "a") for i in ds.items))
+    parts = split(ds, DataConfig(val_fraction=.2, val_collections=["b"]))
+    left = {i.sha256 for p in parts[:2] for i in p.items}
+    assert len(parts.out) == 10 and left == {i.sha256 for k, i in enumerate(ds.items[:30]) if k not in (4, 9)}
+
+
+def test_odds():
+    ds = fake([1] * 100)
+    assert np.allclose(odds(ds), .01)
+    tagged = replace(ds, items=tuple(replace(i, tag="leaf" if k < 81 else "apple-orchard" if k < 97 else "moon" if k < 99 else "sun") for k, i in enumerate(ds.items)))
+    p = odds(tagged)
+    assert p.sum() == pytest.approx(1) and p.max() <= .04 + 1e-9 and np.allclose(p[97:], .04)      # the small families are at the limit
+    assert p[:81].sum() / p[81:97].sum() == pytest.approx(9 / 4)                              # the roots of 81 and 16
+
+
+@pytest.mark.skipif(not (SHARED/"train_more").is_dir(), reason="needs ../shared/data")
+def test_what_base_never_saw():
+    "The 20 crops that the shipped base held back stay held back, and of five collections nothing is learned"
+    out = ["citrus_leaves", "thai-banana-dataset", "pyDGS", "budgie-backgrounds", "pop-os/wallpapers"]
+    c = both(SHARED/"train", SHARED/"train_more", patch=128, val_fraction=.05, val_collections=out)
+    ds = open_dataset(c, progress=False); parts = split(ds, c, 0)
+    assert [len(p) for p in parts] == [1131, 59, 132]
+    held = DataSet(SHARED, tuple(i for i in parts.val.items if i.folder == "train"), "clean")
+    assert len(held) == 20 and held.digest.startswith("a808e50bde98a193")                    # of the split that base was trained on
+    assert {i.collection.rpartition("/")[2] for i in parts.out.items} == {n.rpartition("/")[2] for n in out}
+    assert odds(parts.train).max() * 1131 < 4
 
 
 # the digest and the manifest
@@ -371,6 +488,15 @@ def test_crops_from_threads_are_the_same():
     for t in threads: t.start()
     for t in threads: t.join()
     assert all((a == b).all() for a, b in zip(want, got))
+
+
+def test_odds_decide_which_picture_is_drawn():
+    marks = [np.full((40, 40, 1), k, np.uint8) for k in range(3)]
+    def drawn(epoch=0, **kw): return np.concatenate([Crops(marks, 16, 50, 20, epoch=epoch, **kw)[k][0][:, 0, 0, 0] for k in range(20)])
+    assert (drawn(odds=[0, 5, 0]) == 1).all() and (drawn(odds=[0, 0, 1]) == 2).all() and abs((drawn(odds=[1, 2, 1]) == 1).mean() - .5) < .06
+    assert (drawn(odds=[1, 2, 1]) == drawn(odds=[.25, .5, .25])).all() and (drawn(1, odds=[1, 2, 1]) != drawn(odds=[1, 2, 1])).any()
+    for bad in ([1, 1], [1, -1, 1], [0, 0, 0], [1, np.nan, 1]):
+        with pytest.raises(ConfigError, match="odds"): Crops(marks, 16, 1, 1, odds=bad)
 
 
 @pytest.mark.parametrize("kw", [dict(patch=0), dict(batch=0), dict(steps=0), dict(scale_jitter=0.), dict(scale_jitter=1.1)])
