@@ -8,7 +8,7 @@ BIN  := .venv/bin/
 # pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
 DATA  ?= ../shared/data/test
 PAIRS ?= ../shared/data/real_pairs
-TRAIN ?= ../shared/data/train
+TRAIN ?= ../shared/data/train ../shared/data/train_more
 BENCH ?=
 # the textbook autoencoder, to compare with; its weights are not in the package
 CLASSIC = $(addprefix --models classic=,$(wildcard nbs/results/classic.onnx))

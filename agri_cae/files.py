@@ -110,7 +110,8 @@ def export_onnx(
 
 # %% ../nbs/02a_files.ipynb #d0cac5bc
 def git_commit()->str: # "" outside a repository
-    "Commit of the code that runs, with `+dirty` when tracked files differ from it."
+    "Commit of the code that runs, with `+dirty` when tracked files differ from it. A copy outside a repository is told by AGRI_CAE_COMMIT."
+    if told := os.environ.get("AGRI_CAE_COMMIT"): return told
     here = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
     def git(*a): return subprocess.run(["git", "-C", str(here), *a], capture_output=True, text=True, check=True).stdout.strip()
     try: return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -157,7 +157,7 @@ class Trained(NamedTuple):
 def _record(cfg, state, data, commit):
     "A run as a card's history keeps it; no paths of this machine"
     best = next(({k: v for k, v in h.items() if k.startswith("val_")} for h in state.history if h["epoch"] == state.best_epoch), {})
-    metrics = best | {"minutes": round(state.seconds / 60, 2), "epochs": state.epoch, "best_epoch": state.best_epoch, "gigapixels": round(state.pixels / 1e9, 4)}
+    metrics = best | {"minutes": round(state.seconds / 60, 2), "epochs": state.epoch, "best_epoch": state.best_epoch, "gigapixels": state.pixels / 1e9}
     settings = flatten(cfg) | {k: Path(getattr(cfg, k)).name for k in ("init_from", "teacher")} | {"folder": " ".join(Path(f).name for f in cfg.data.folders)}
     return dict(created=f"{datetime.now(timezone.utc):%Y-%m-%d}", git_commit=commit, config=settings, data=data, metrics=metrics)
 
@@ -218,6 +218,12 @@ def train(
     out = Path(out); out.mkdir(parents=True, exist_ok=True)
     with alone(out, "train"): return _train(cfg, out, track, run_id, tuple(callbacks), progress, changed)
 
+def _done(cfg, weights, checkpoint):
+    "Are the weights those of a run that has nothing left to do?"
+    if not (weights.exists() and checkpoint.exists()): return False
+    state = State().peek(checkpoint)
+    return finished(cfg, state) and read_card(weights).metrics["epochs"] == state.epoch
+
 def _arrays(cfg, parts, progress):
     "What is learned from, how often each picture is drawn, and what is validated on"
     arrays, p, val = load_arrays(parts.train, progress), odds(parts.train), load_arrays(parts.val, progress)
@@ -232,7 +238,7 @@ def _train(cfg, out, track, run_id, callbacks, progress, changed):
     parts = split(data, cfg.data, cfg.seed)
     arrays, p, val = _arrays(cfg, parts, progress)
     weights, note = out / f"{cfg.name or cfg.model.preset}.keras", out / "mlflow_run.txt"
-    done = weights.exists() and (out / "checkpoint.npz").exists() and finished(cfg, State().peek(out / "checkpoint.npz"))
+    done = _done(cfg, weights, out / "checkpoint.npz")
     run_id = run_id or (note.read_text() if note.exists() else "")
     if done and not (track and run_id and _unfinished(run_id)):
         fitted = fit(cfg, arrays, val, out, odds=p)
@@ -281,8 +287,8 @@ def branch(
     "A decay that starts from a run's newest checkpoint. Raises `ConfigError` when there is none."
     run, out = Path(run), Path(out) if out else None
     if out and (out / "checkpoint.npz").exists(): return TrainConfig.from_yaml(out / "config.yaml"), out
-    try: cfg, state = TrainConfig.from_yaml(run / "config.yaml"), State().peek(run / "checkpoint.npz")
-    except FileNotFoundError: raise ConfigError(run, "holds no checkpoint", "Name the folder of a run of agri-cae train") from None
+    if not (run / "checkpoint.npz").exists(): raise ConfigError(run, "holds no checkpoint", "Name the folder of a run of agri-cae train")
+    cfg, state = TrainConfig.from_yaml(run / "config.yaml"), State().peek(run / "checkpoint.npz")
     if cfg.schedule != "constant": raise ConfigError(run, f"is a run whose rate follows {cfg.schedule}, so it ends by itself", "Branch off a run with --set schedule=constant")
     out = out or run / f"decay-{state.pixels / 1e9:.3f}"; out.mkdir(parents=True, exist_ok=True)
     patch = cfg.data.patch * 3 // 16 * 8   # half as large again
