@@ -25,8 +25,8 @@ snapshot() { # the commit that is checked out, as a wheel in an environment of i
 }
 change() { rm -rf "$home/env"; mv "$home/env.new" "$home/env"; }
 
-trainer() { env -u PYTHONPATH AGRI_CAE_HOME="${home%/trainer}" AGRI_CAE_COMMIT="$(cat "$home/env/commit")" "$home/env/bin/python" -P -m agri_cae.trainer "$@"; }
-queue() { env -u PYTHONPATH "$home/env/bin/python" -P -c 'from importlib.resources import files; print(files("agri_cae.pipelines") / "queue.yaml")'; }
+run=(env -u PYTHONPATH AGRI_CAE_HOME="${home%/trainer}" "$home/env/bin/python" -P)   # nothing of this clone
+queue() { "${run[@]}" -c 'from importlib.resources import files; print(files("agri_cae.pipelines") / "queue.yaml")'; }
 
 on() {
   if alive; then echo "The trainer is at work (process $pid)"
@@ -34,10 +34,8 @@ on() {
     [ $# -gt 0 ] || { echo "Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }
     for f in "$@"; do [ -d "$f" ] || { echo "$f: is no folder. Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }; done
     [ -f "$home/env/commit" ] || { snapshot; change; }
-    local queue; queue=$(queue)
-    : > "$home/pid"; export -f trainer; export home
-    setsid nohup nice -n 19 bash -c 'trainer work "$@"' - "$queue" "$@" >> "$home/log" 2>&1 < /dev/null &
-    for _ in $(seq 30); do [ -s "$home/pid" ] && break; sleep 1; done
+    AGRI_CAE_COMMIT=$(cat "$home/env/commit") setsid nohup nice -n 19 "${run[@]}" -m agri_cae.trainer work "$(queue)" "$@" >> "$home/log" 2>&1 < /dev/null &
+    echo $! > "$home/pid"
     for _ in $(seq 240); do   # until it has said where it begins
       sleep 1; alive || { echo "The trainer has ended:" >&2; tail -n 5 "$home/log" >&2; return 1; }
       tail -n 3 "$home/log" | grep -qE 'goes on|starts anew|rate falls' && break
@@ -57,7 +55,7 @@ off() {
 status() {
   [ -f "$home/env/commit" ] || { echo "There is no trainer yet: make train-on"; return; }
   if alive; then echo "at work (process $pid), commit $(cut -c1-12 "$home/env/commit"), $home"; else echo "not at work, commit $(cut -c1-12 "$home/env/commit"), $home"; fi
-  trainer status "$(queue)"
+  "${run[@]}" -m agri_cae.trainer status "$(queue)"
 }
 
 update() { # a new copy of the code; the trainer changes over at its next checkpoint
