@@ -187,16 +187,21 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file of a training configuration.")] = None,
     sets: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="One value of the configuration, such as folder=photos or epochs=20; may be repeated.")] = [],
     out: Annotated[Path | None, typer.Option(help="Folder of the run; an unfinished run in it is resumed. By default a new one under AGRI_CAE_HOME.")] = None,
+    decay: Annotated[float | None, typer.Option(min=1e-9, metavar="GIGAPIXELS", help="Weights from a long run at a constant rate: from its newest checkpoint, let the rate fall to zero over so many gigapixels. The run itself can go on.")] = None,
+    of: Annotated[Path | None, typer.Option("--run", help="Folder of the run to decay. By default the newest under AGRI_CAE_HOME.")] = None,
     track: Annotated[bool, typer.Option(help="Log to MLflow.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="The result as a JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ):
     "Train a model."
     _hush(quiet)
+    if of and not decay: raise ConfigError("--run", "is of use with --decay only", "Say how long, such as --decay 3")
+    if decay and config: raise ConfigError("--config", "does not go with --decay, which has that of its run", "Change single values with --set")
     cfg = train_config(config, sets)
     with _extra("train"):
         from agri_cae.drift import keep_profile
-        from agri_cae.train import train as run
+        from agri_cae.train import branch, newest_run, train as run
+    if decay: cfg, out = branch(of or newest_run(), decay, out or "", **parse_sets(sets))
     out = out or home() / "runs" / f"{cfg.model.preset}-{datetime.now():%Y%m%d-%H%M%S}"
     done = run(cfg, out, track=track, progress=not quiet); keep_profile(out, progress=not quiet)
     typer.echo(json.dumps(dict(weights=str(done.weights), score=done.score, run_id=done.run_id)) if as_json else done.weights)
