@@ -21,15 +21,15 @@ from .metrics import awgn, need, psnr
 # %% ../nbs/03c_baselines.ipynb #4615f6f7
 LEVELS = (15., 25., 50.)
 TUNED = dict(
-    opencv_nlm=dict(h=(.5, .65, .65), h_color=(.5, .8, .8), template=(3, 3, 5)),
-    opencv_bilateral=dict(color=(6., 6., 8.), space=(1.8, 2.7, 3.3)),
+    opencv_nlm=dict(h=(.5, .65, .65), h_color=(.5, .8, .8), template=(3, 3, 3)),
+    opencv_bilateral=dict(color=(4.5, 4.5, 5.), space=(1.8, 2.7, 3.3)),
     skimage_wavelet=dict(scale=(1., 1., 1.), wavelet="sym4", levels=5, shifts=0),
     skimage_wavelet_spun=dict(scale=(1., 1., 1.), wavelet="coif1", levels=5, shifts=3),
     skimage_tv=dict(weight=(.8, .9, 1.), eps=(2e-4, 2e-4, 1e-5)),
     bm3d=dict(scale=(1., 1., 1.)))
 GREY = dict(
-    opencv_nlm=dict(h=(.9, .9, .9), template=(5, 5, 7)),
-    opencv_bilateral=dict(color=(3.5, 4., 6.), space=(1.8, 2.7, 3.3)))
+    opencv_nlm=dict(h=(1., .9, .8), template=(5, 5, 7)),
+    opencv_bilateral=dict(color=(2.5, 3., 5.), space=(1.8, 1.8, 2.7)))
 
 def tuned(
     name:str,        # a name in `BASELINES`
