@@ -148,7 +148,7 @@ class DataConfig(Entity):
 # %% ../nbs/00_config.ipynb #df328dda
 class ModelConfig(Entity):
     "Which architecture learns."
-    preset: Literal["classic", "fast", "base", "large"] = Field("fast", description="named size, see agri_cae.model.PRESETS")
+    preset: Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"] = Field("fast", description="named size, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands of a picture")
 
 # %% ../nbs/00_config.ipynb #2d78f1a7
@@ -228,7 +228,7 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str = Field(description="name of the model, such as fast")
     version: str = Field("0", description="version of the weights")
-    preset: Literal["classic", "fast", "base", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
+    preset: Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands")
     receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
     ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.self_ensemble")

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 from .config import Card, ModelConfig, ModelError, OutputError, read_card, sha256, weights_path
-from .model import CropLike, PadToMultiple, SpaceToDepth, build
+from .model import CropLike, PadToMultiple, SpaceToDepth, build, fuse, unbranched
 
 # %% ../nbs/02a_files.ipynb #2627b2ae
 def halves(
@@ -52,9 +52,9 @@ class Graph:
 
 # %% ../nbs/02a_files.ipynb #4c92b0dd
 def _convolve(g, layer, x):
-    transposed, odd = isinstance(layer, layers.Conv2DTranspose), layer.kernel_size[0] - layer.strides[0]
-    y = g("ConvTranspose" if transposed else "Conv", x, g("Transpose", g.weight(layer.kernel), perm=[3, 2, 0, 1]), g.weight(layer.bias),
-          kernel_shape=layer.kernel_size, strides=layer.strides, pads=[odd // 2] * 2 + [odd - odd // 2] * 2)
+    transposed, depthwise, odd = isinstance(layer, layers.Conv2DTranspose), isinstance(layer, layers.DepthwiseConv2D), layer.kernel_size[0] - layer.strides[0]
+    y = g("ConvTranspose" if transposed else "Conv", x, g("Transpose", g.weight(layer.kernel), perm=[2, 3, 0, 1] if depthwise else [3, 2, 0, 1]), g.weight(layer.bias),
+          kernel_shape=layer.kernel_size, strides=layer.strides, pads=[odd // 2] * 2 + [odd - odd // 2] * 2, group=layer.kernel.shape[2] if depthwise else 1)
     return g("Relu", y) if layer.activation is keras.activations.relu else y
 
 def _size(g, x): return g("Slice", g("Shape", x), np.int64([2]), np.int64([4]))   # of (B, C, H, W): H and W
@@ -76,6 +76,7 @@ NODES = {
     layers.Rescaling: lambda g, layer, x: g("Add", g("Mul", x, np.float32(layer.scale)), np.float32(layer.offset)),
     layers.Conv2D: _convolve,
     layers.Conv2DTranspose: _convolve,
+    layers.DepthwiseConv2D: _convolve,
     layers.LeakyReLU: lambda g, layer, x: g("LeakyRelu", x, alpha=float(layer.negative_slope)),
     layers.ReLU: lambda g, layer, x: g("Relu", x),
     layers.MaxPooling2D: lambda g, layer, x: g("MaxPool", x, kernel_shape=layer.pool_size, strides=layer.strides),
@@ -88,13 +89,14 @@ NODES = {
 
 # %% ../nbs/02a_files.ipynb #6fed5efc
 def export_onnx(
-    model:keras.Model, # a network of the layers in `NODES`
+    model:keras.Model, # a network of the layers in `NODES`; branches are fused
     path:str|Path,     # .onnx file
 ):
     "Write ONNX with float16 weights and dynamic batch, height and width: input `noisy`, output `denoised`, both float32, NHWC. Replaces the file at once. Raises `ModelError`."
     import onnx
     from onnx import helper
-    path, g, made = Path(path), Graph(model), {}
+    path, model = Path(path), fuse(model)
+    g, made = Graph(model), {}
     for layer in model.operations:
         if type(layer) not in NODES: raise ModelError(path, f"a layer of type {type(layer).__name__} cannot be written as ONNX", "Add it to agri_cae.files.NODES")
         inputs = [] if isinstance(layer, layers.InputLayer) else keras.tree.flatten(layer.input)
@@ -128,14 +130,14 @@ def versions()->dict: # package -> version, of those that are installed
 # %% ../nbs/02a_files.ipynb #f122aef9
 def save_model(
     model:keras.Model, # a network of the card's preset
-    card:Card,         # its identity; sha256 is filled in
+    card:Card,         # its identity; sha256 is filled in, and the preset becomes that of the fused network
     folder:str|Path,   # where NAME.keras, NAME.onnx and NAME.json go
 )->Card:               # the card as written
     "Write weights, ONNX and card; the card comes last, so that weights without a matching card are never taken for a model. Raises `OutputError`, `ModelError`."
-    folder = Path(folder); stem = folder / card.name
+    folder, card = Path(folder), card.model_copy(update={"preset": unbranched(card.preset)}); stem = folder / card.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        plain = build(ModelConfig(preset=card.preset, channels=card.channels)); plain.set_weights(halves(model))
+        plain = build(ModelConfig(preset=card.preset, channels=card.channels)); plain.set_weights(halves(fuse(model)))
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             plain.save(f"{tmp}/m.keras"); export_onnx(plain, f"{tmp}/m.onnx")
             files = {f"{card.name}.{ext}": f"{tmp}/m.{ext}" for ext in ("keras", "onnx")}
