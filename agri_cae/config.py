@@ -131,6 +131,7 @@ class DataConfig(Entity):
     patch: int = Field(96, ge=16, le=1024, multiple_of=8, description="side of a training crop, pixels")
     batch: int = Field(16, ge=1, le=4096, description="crops per step")
     val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures of each folder held back for validation, by whole sources")
+    split_seed: int = Field(0, ge=0, description="which sources are held back; the same number always gives the same ones")
     val_collections: tuple[str, ...] = Field((), description="collections that are held back whole, as validation out of the domain: the names that a MANIFEST.csv gives, or their part after the last /")
     scale_jitter: float = Field(1., gt=0, le=1, description="crops are shrunk by a random factor from this to 1; 1 switches it off")
     colour_jitter: float = Field(0., ge=0, le=1, description="how much exposure, colour balance and contrast of clean crops vary, 0 to 1")

@@ -178,17 +178,16 @@ def _of_collections(ds, names):
 
 def split(
     ds:DataSet,
-    cfg:DataConfig,              # val_fraction and val_collections
-    seed:int=0,                  # which pictures of the other collections are held back
+    cfg:DataConfig,              # val_fraction, val_collections and split_seed
     near:int=CheckLimits().near, # hashes that differ in at most so many bits count as alike
 )->Split:
     "Hold back collections as a whole, and of the others whole sources. What looks like a picture of a collection held back is left out. Raises as `split_by_source`, and `ConfigError` for unknown names."
-    if not cfg.val_collections: return Split(*split_by_source(ds, cfg.val_fraction, seed, near))
+    if not cfg.val_collections: return Split(*split_by_source(ds, cfg.val_fraction, cfg.split_seed, near))
     named = _of_collections(ds, cfg.val_collections)
     inside, out = (replace(ds, items=tuple(i for i, n in zip(ds.items, named) if n == side)) for side in (False, True))
     away = {id(i) for g in _groups((*out.items, *inside.items), near) if g[0] in out.items for i in g}
     def apart(part): return replace(part, items=tuple(i for i in part.items if id(i) not in away))
-    return Split(*map(apart, split_by_source(inside, cfg.val_fraction, seed, near)), out)
+    return Split(*map(apart, split_by_source(inside, cfg.val_fraction, cfg.split_seed, near)), out)
 
 # %% ../nbs/01_data.ipynb #ad931465
 def _room(ds):

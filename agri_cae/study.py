@@ -74,7 +74,7 @@ def check_sweep(
             one = unflatten(TrainConfig, first | ({k: value} if k else {}))
             if one.init_from: read_card(one.init_from)
             key = one.data.model_dump_json(include={"folder", "kind", "source_pattern", "value_range", "patch", "val_fraction", "val_collections"})
-            if key not in opened: split(open_dataset(one.data, progress=False), one.data, one.seed)
+            if key not in opened: split(open_dataset(one.data, progress=False), one.data)
             opened.add(key)
         except AgriCaeError as e:
             kind = DataError if isinstance(e, DataError) else ConfigError

@@ -235,7 +235,7 @@ def _train(cfg, out, track, run_id, callbacks, progress, changed):
     commit = git_commit()   # of the code that trains, whatever is committed meanwhile
     data = open_dataset(cfg.data)
     _same_run(out, cfg, data.digest, changed)
-    parts = split(data, cfg.data, cfg.seed)
+    parts = split(data, cfg.data)
     arrays, p, val = _arrays(cfg, parts, progress)
     weights, note = out / f"{cfg.name or cfg.model.preset}.keras", out / "mlflow_run.txt"
     done = _done(cfg, weights, out / "checkpoint.npz")
@@ -261,8 +261,8 @@ def _tracked(cfg, out, data, run_id):
         write_text(out / "mlflow_run.txt", run.info.run_id)
         mlflow.log_params({k: v for k, v in flatten(cfg).items() if k not in run.data.params})   # a param is written once; a budget may have grown since
         mlflow.set_tags({"git_commit": (commit := git_commit()).removesuffix("+dirty"), "git_dirty": commit.endswith("+dirty"), "data_digest": data.digest, "correlation_id": correlation_id(),
-                         "mlflow.note.content": f"{cfg.name or cfg.model.preset} for {cfg.noise.recipe} noise, on {len(data)} pictures of {data.root.name}{f', from {Path(cfg.init_from).name}' if cfg.init_from else ''}", **{f"version.{k}": v for k, v in versions().items()}})
-        sample = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.root.name, digest=data.digest[:36])
+                         "mlflow.note.content": f"{cfg.name or cfg.model.preset} for {cfg.noise.recipe} noise, on {len(data)} pictures of {data.name}{f', from {Path(cfg.init_from).name}' if cfg.init_from else ''}", **{f"version.{k}": v for k, v in versions().items()}})
+        sample = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.name, digest=data.digest[:36])
         mlflow.log_input(sample, context="training")
         yield mlflow, run.info.run_id
 
@@ -299,9 +299,9 @@ def branch(
     if cfg.schedule != "constant": raise ConfigError(run, f"is a run whose rate follows {cfg.schedule}, so it ends by itself", "Branch off a run with --set schedule=constant")
     out = out or run / f"decay-{state.pixels / 1e9:.3f}"; out.mkdir(parents=True, exist_ok=True)
     patch = settings.get("patch", cfg.data.patch * 3 // 16 * 8)   # half as large again, and as many pixels a step
-    decay = unflatten(TrainConfig, flatten(cfg) | dict(schedule="decay", gigapixels=gigapixels, epochs=10**9, minutes=None, patience=0, warmup=0, seed=cfg.seed + state.epoch + 1, init_from="",
+    decay = unflatten(TrainConfig, flatten(cfg) | dict(schedule="decay", gigapixels=gigapixels, epochs=10**9, minutes=None, patience=0, warmup=0, init_from="",
                                                        patch=patch, batch=max(1, round(cfg.data.batch * (cfg.data.patch / patch) ** 2))) | settings)
-    start = State()
+    start = State(); start.epoch = state.epoch   # it goes on with other crops than those that were seen
     start.earlier = [*_earlier(cfg, state), _record(cfg, state, {}, git_commit())]
     with np.load(run / "checkpoint.npz") as z: arrays = {k: z[k] for k in z.files if k != "state"}
     write_text(out / "config.yaml", decay.to_yaml())

@@ -164,12 +164,12 @@ def test_likeness_across_folders(seed):
 
 def test_collections_are_held_back_whole(fields):
     c = both(fields/"old", fields/"new", val_fraction=.3, val_collections=["south"])
-    ds = open_dataset(c); parts = split(ds, c, 1)
+    ds = open_dataset(c); c = c.model_copy(update=dict(split_seed=1)); parts = split(ds, c)
     assert {i.collection for i in parts.out.items} == {"owner/south"} and len(parts.out) == 4
     assert {i.collection for p in parts[:2] for i in p.items} == {"owner/north"} and len(parts.train) + len(parts.val) == 8
-    assert split(ds, c.model_copy(update=dict(val_collections=("owner/south",))), 1).out == parts.out
+    assert split(ds, c.model_copy(update=dict(val_collections=("owner/south",)))).out == parts.out
     plain = c.model_copy(update=dict(val_collections=()))
-    assert split(ds, plain, 1) == (*split_by_source(ds, .3, 1), None)
+    assert split(ds, plain) == (*split_by_source(ds, .3, 1), None)
     with pytest.raises(ConfigError, match="sout: no such.*owner/north, owner/south"): split(ds, c.model_copy(update=dict(val_collections=("sout",))))
     with pytest.raises(ConfigError, match="MANIFEST.csv"): split(fake([1, 1]), c)
     with pytest.raises(DataError, match="none can be held back"): split(ds, c.model_copy(update=dict(val_collections=("north", "south"))))
@@ -197,7 +197,7 @@ def test_what_base_never_saw():
     "The 20 crops that the shipped base held back stay held back, and of five collections nothing is learned"
     out = ["citrus_leaves", "thai-banana-dataset", "pyDGS", "budgie-backgrounds", "pop-os/wallpapers"]
     c = both(SHARED/"train", SHARED/"train_more", patch=128, val_fraction=.05, val_collections=out)
-    ds = open_dataset(c, progress=False); parts = split(ds, c, 0)
+    ds = open_dataset(c, progress=False); parts = split(ds, c)
     assert [len(p) for p in parts] == [1131, 59, 132]
     held = DataSet(SHARED, tuple(i for i in parts.val.items if i.folder == "train"), "clean")
     assert len(held) == 20 and held.digest.startswith("a808e50bde98a193")                    # of the split that base was trained on
