@@ -44,12 +44,12 @@ class Development(_Composer):
 
     def get_config(self): return super().get_config() | dict(orders=self.orders)
 
-# %% ../nbs/00b_camera.ipynb #63e4288d
+# %% ../nbs/00b_camera.ipynb #bd06fb58
 @keras.saving.register_keras_serializable("agri_cae")
 class RawNoise(NoiseStep, SensorNoise):
     "Noise of a sensor after white balance, in units of linear light, added to the noise so far."
     def __init__(self,
-        gain=(3e-4, .012),   # as in `SensorNoise`
+        gain=(4e-4, .012),   # as in `SensorNoise`
         balance=(1.3, 2.4),  # gains of red and blue against green, each drawn for itself
         **kw,                # read, seed, name
     ):
@@ -146,7 +146,7 @@ def _apply(
     v = ops.matmul(ops.matmul(rows, ops.transpose(v, (0, 3, 1, 2))), ops.transpose(columns, (0, 1, 3, 2)))
     return ops.transpose(v, (0, 2, 3, 1))
 
-# %% ../nbs/00b_camera.ipynb #5eae7f9c
+# %% ../nbs/00b_camera.ipynb #ceecdea7
 _YCC = np.float32([[.299, .587, .114], [-.168735892, -.331264108, .5], [.5, -.418687589, -.081312411]])   # BT.601, as in JPEG
 _RGB = np.linalg.inv(_YCC.astype(np.float64)).astype(np.float32)
 
@@ -155,7 +155,7 @@ class Smooth(NoiseStep):
     "Gaussian blur of the noise of luma, and a stronger one of that of chroma."
     def __init__(self,
         luma=(.2, .8),    # standard deviation, pixels
-        chroma=(.5, 4.),  # the same; None: all bands are blurred as luma is, like those of pictures with other than 3 bands
+        chroma=(.8, 4.),  # the same; None: all bands are blurred as luma is, like those of pictures with other than 3 bands
         keep=(.3, .9),    # share of the noise of chroma that is left beside the blur
         **kw,
     ):
