@@ -8,6 +8,9 @@ mkdir -p "$home"
 # TensorFlow takes oneDNN by itself where the processor gains by it
 export TF_CPP_MIN_LOG_LEVEL=3 KERAS_BACKEND=${KERAS_BACKEND:-tensorflow} PYTHONUTF8=1 TQDM_DISABLE=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1 ORT_DISABLE_TELEMETRY=1
 
+# Linux shares the processor out among sessions before it looks at the priorities of their processes
+last='{ echo 19 > /proc/self/autogroup; } 2>/dev/null; exec "$@"'
+
 alive() { # the process whose number is in the file, if it is the trainer
   pid=$(cat "$home/pid" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ps -o args= -p "$pid" | grep -q agri_cae.trainer
 }
@@ -34,7 +37,7 @@ on() {
     [ $# -gt 0 ] || { echo "Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }
     for f in "$@"; do [ -d "$f" ] || { echo "$f: is no folder. Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }; done
     [ -f "$home/env/commit" ] || { snapshot; change; }
-    AGRI_CAE_COMMIT=$(cat "$home/env/commit") setsid nohup nice -n 19 "${run[@]}" -m agri_cae.trainer work "$(queue)" "$@" >> "$home/log" 2>&1 < /dev/null &
+    AGRI_CAE_COMMIT=$(cat "$home/env/commit") setsid nohup nice -n 19 bash -c "$last" - "${run[@]}" -m agri_cae.trainer work "$(queue)" "$@" >> "$home/log" 2>&1 < /dev/null &
     echo $! > "$home/pid"
     for _ in $(seq 240); do   # until it has said where it begins
       sleep 1; alive || { echo "The trainer has ended:" >&2; tail -n 5 "$home/log" >&2; return 1; }
