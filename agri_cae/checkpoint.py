@@ -72,9 +72,9 @@ def variables(
 
 # %% ../nbs/02c_checkpoint.ipynb #53d9caee
 class State:
-    """What a run must remember beside its weights: epochs done, seconds of training, pixels learned from, best score and its epoch, the epochs that were validated (`history`), and the records of the runs that led to its first weights
+    """What a run must remember beside its weights: epochs done, steps done of the next one, seconds of training, pixels learned from, best score and its epoch, the epochs that were validated (`history`), and the records of the runs that led to its first weights
     (`earlier`, as in a card's history). It can be saved and loaded."""
-    def __init__(self): self.epoch, self.seconds, self.pixels, self.best, self.best_epoch, self.history, self.earlier = 0, 0., 0, -math.inf, -1, [], []
+    def __init__(self): self.epoch, self.step, self.seconds, self.pixels, self.best, self.best_epoch, self.history, self.earlier = 0, 0, 0., 0, -math.inf, -1, [], []
 
     def save(self,
         path:Path,             # one .npz file; replaced at once, so that a kill at any moment leaves the old or the new one

@@ -257,6 +257,7 @@ class Crops(keras.utils.PyDataset):
         colour_jitter=0.,# 0 to 1: how much exposure, balance and contrast vary; without effect on pairs
         permute=0.,      # share of crops whose bands are shuffled
         epoch:int=0,     # the epoch to begin with, when a run is resumed
+        first:int=0,     # the index in its epoch of the first batch, when a run is resumed within one
         odds=None,       # (N,): how often each picture is drawn, as `odds` gives it, on any scale; None: all alike
         **kw,            # workers, use_multiprocessing, max_queue_size of `keras.utils.PyDataset`
     ):
@@ -268,7 +269,7 @@ class Crops(keras.utils.PyDataset):
         self.arrays = [tuple(_pad(a, patch) for a in (p if isinstance(p, tuple) else (p,))) for p in arrays]
         bands = sorted({a.shape[2] for p in self.arrays for a in p})
         if len(bands) > 1: raise DataError("Crops", f"got pictures of {bands} bands", "Give pictures with the same number of bands")
-        self.patch, self.batch, self.steps, self.seed, self.epoch, self.bands, self.begun = patch, batch, steps, seed, epoch, bands[0], False
+        self.patch, self.batch, self.steps, self.seed, self.epoch, self.first, self.bands, self.begun = patch, batch, steps, seed, epoch, first, bands[0], False
         if odds is not None and (np.shape(odds) != (len(arrays),) or not np.min(odds) >= 0 or not np.sum(odds) > 0):
             raise ConfigError("Crops", f"odds of shape {np.shape(odds)} do not fit {len(arrays)} pictures, or are negative", "Give one number for each picture")
         self.upto = None if odds is None else np.cumsum(odds) / np.sum(odds)
@@ -282,7 +283,7 @@ class Crops(keras.utils.PyDataset):
     def on_epoch_end(self): self.epoch, self.begun = self.epoch + self.begun, False
 
     def __getitem__(self, i):
-        rng, n, p = np.random.default_rng([self.seed, self.epoch, i]), self.batch, self.patch
+        rng, n, p = np.random.default_rng([self.seed, self.epoch, self.first + i]), self.batch, self.patch
         which = rng.integers(len(self.arrays), size=n) if self.upto is None else np.searchsorted(self.upto[:-1], rng.random(n), "right")
         place, turn, scale = rng.random((n, 2)), rng.integers(8, size=n), rng.uniform(self.scale_jitter, 1, n)
         out = [np.empty((n, p, p, self.bands), np.uint8) for _ in self.arrays[0]]

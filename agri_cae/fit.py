@@ -105,18 +105,27 @@ class Validate(keras.callbacks.Callback):
 
 # %% ../nbs/02d_fit.ipynb #e7655633
 class Budget(keras.callbacks.Callback):
-    "Sets the learning rate at the start of each epoch and ends the run when a budget or the patience is spent; saves the checkpoint in between."
+    "Sets the learning rate at the start of each epoch and ends the run when a budget or the patience is spent; saves the checkpoint in between, and within an epoch when the last one is long ago."
+    every = 480.   # seconds
     def __init__(self, cfg:TrainConfig, state:State, path:Path):
         super().__init__()
         self.cfg, self.state, self.path = cfg, state, path
 
+    def save(self, step):
+        self.state.step, self.saved = step, time.monotonic()
+        self.state.save(self.path, variables(self.model))
+
     def on_epoch_begin(self, epoch, logs=None):
         s = self.state
+        self.first, self.saved = s.step, time.monotonic()
         ahead = s.seconds / s.epoch / 2 if s.epoch else 30 * (self.cfg.minutes or 0) * self.cfg.warmup   # the middle of the epoch to come
         self.model.optimizer.learning_rate = rate(self.cfg, budget_used(self.cfg, epoch + .5, s.seconds + ahead, s.pixels + epoch_pixels(self.cfg) / 2))
 
+    def on_train_batch_end(self, batch, logs=None):   # with jax the variables are up to date at the end of an epoch only
+        if time.monotonic() - self.saved > self.every and keras.backend.backend() != "jax": self.save(self.first + batch + 1)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.state.save(self.path, variables(self.model))
+        self.save(0)
         if finished(self.cfg, self.state): self.model.stop_training = True
 
 # %% ../nbs/02d_fit.ipynb #a5a08743
@@ -217,15 +226,17 @@ def fit(
     _keep_memory()
     model = denoising_model(cfg, paired=isinstance(train_arrays[0], tuple))
     state, checkpoint, best = State(), folder / "checkpoint.npz", folder / "best.weights.h5"
-    if checkpoint.exists(): state.load(checkpoint, model)
+    if checkpoint.exists(): state.peek(checkpoint)
     sets = validation_sets(val_arrays, cfg.noise)
     validate = Validate(cfg, sets, state, best)
     for c in callbacks:
         if hasattr(c, "bind"): c.bind(state, validate)
-    crops = Crops(train_arrays, cfg.data.patch, cfg.data.batch, cfg.steps_per_epoch, cfg.seed, cfg.data.scale_jitter, cfg.data.colour_jitter, cfg.data.permute,
-                  odds=odds, epoch=state.epoch, workers=cfg.workers)
-    if not finished(cfg, state):
-        model.fit(crops, initial_epoch=state.epoch, epochs=cfg.epochs, shuffle=False, verbose=0,
-                  callbacks=[validate, Budget(cfg, state, checkpoint), Progress(cfg, state, progress), *callbacks])
+    every = [validate, Budget(cfg, state, checkpoint), Progress(cfg, state, progress), *callbacks]
+    while not finished(cfg, state):   # once, or twice when it begins within an epoch; Keras then leaves the averaged weights in place of the raw ones
+        if checkpoint.exists(): state.load(checkpoint, model)
+        crops = Crops(train_arrays, cfg.data.patch, cfg.data.batch, cfg.steps_per_epoch - state.step, cfg.seed, cfg.data.scale_jitter, cfg.data.colour_jitter, cfg.data.permute,
+                      odds=odds, epoch=state.epoch, first=state.step, workers=cfg.workers)
+        model.fit(crops, initial_epoch=state.epoch, epochs=state.epoch + 1 if state.step else cfg.epochs, shuffle=False, verbose=0, callbacks=every)
+        if model.stop_training: break
     validate.net.load_weights(best)
     return Fitted(validate.net, state, sets)
