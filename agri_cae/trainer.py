@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'app', 'Job', 'Queue', 'Folder', 'job_config', 'quiet_machine', 'give_way', 'Stopped', 'work', 'gain_ahead',
-           'spark', 'status']
+           'spark', 'status', 'results']
 
 # %% ../nbs/03f_trainer.ipynb #07bcf5ad
 import json, logging, math, os, signal, sys, time
@@ -36,6 +36,7 @@ class Job(Entity):
 
 class Queue(Entity):
     "Jobs, the most urgent first."
+    settings: dict = Field({}, description="leaves of the TrainConfig that differ from the files, for all jobs")
     jobs: tuple[Job, ...]
 
     def job(self, name:str)->Job: # with that name
@@ -96,7 +97,7 @@ def job_config(
 )->TrainConfig:
     "The configuration of the run that a job carries on. Raises `ConfigError`."
     def value(v): return str(folder.weights(jobs.job(v[1:]))) if isinstance(v, str) and v.startswith("$") else v
-    settings = {k: value(v) for k, v in job.settings.items()}
+    settings = {k: value(v) for k, v in (jobs.settings | job.settings).items()}
     return unflatten(TrainConfig, flatten(TrainConfig.from_yaml(Path(queue).parent / job.config)) | dict(schedule="constant", folder=tuple(pictures)) | settings | dict(gigapixels=job.gigapixels))
 
 # %% ../nbs/03f_trainer.ipynb #92a606ca
@@ -216,6 +217,22 @@ def status(
     lines.append(f"done: {', '.join(done) or 'nothing yet'}; " + (f"next: {now.name}, {now.gigapixels:g} Gpx" + (f" and {now.decay:g} of decay" if now.decay else "") if now else "the queue is at its end"))
     return "\n".join(lines)
 
+# %% ../nbs/03f_trainer.ipynb #04308422
+def results(
+    queue:Path,       # YAML file of a `Queue`
+    config:str,       # the configuration of the jobs, such as arms.yaml
+    path:str|Path="", # as for `work`
+)->list:              # a dict for each job that is done: arm (preset), seed, optimizer, gigapixels and hours (with the decay), val_psnr_in, val_psnr_out
+    "Scores of comparable jobs."
+    folder, found = Folder(path), []
+    for job in Queue.from_yaml(queue).jobs:
+        if job.config != config or not folder.done(job): continue
+        card = json.loads(folder.weights(job).with_suffix(".json").read_text("utf-8"))
+        parts, last = [h["metrics"] for h in card["history"]], card["history"][-1]
+        found.append({"arm": last["config"]["preset"], **{k: last["config"][k] for k in ("seed", "optimizer")}, "gigapixels": round(sum(m["gigapixels"] for m in parts), 4),
+                      "hours": round(sum(m["minutes"] for m in parts) / 60, 3), **{k: last["metrics"][k] for k in ("val_psnr_in", "val_psnr_out")}})
+    return found
+
 # %% ../nbs/03f_trainer.ipynb #a032e15f
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -228,6 +245,11 @@ def _work(queue: Path, pictures: list[Path]):
 def _status(queue: Path):
     "Tell where it stands."
     typer.echo(status(queue))
+
+@app.command("results")
+def _results(queue: Path, config: str):
+    "Scores of the jobs of a configuration, as JSON."
+    typer.echo(json.dumps(results(queue, config), indent=1))
 
 if __name__ == "__main__" and "__file__" in globals():
     setup_logging()

@@ -6,7 +6,7 @@ import pytest
 from agri_cae.config import Card, ModelConfig, ModelError, TrainConfig, read_card, unflatten
 from agri_cae.engines import ort_session
 from agri_cae.files import export_onnx, halves, load_model, save_model
-from agri_cae.fit import denoising_model
+from agri_cae.step import denoising_model
 from agri_cae.model import PRESETS, BranchedConv, Preset, build, fuse, grow, macs_per_pixel, multiscale, receptive_field, unbranched
 
 ARMS = ("base", "base_dw", "base_rep", "base_wide")

@@ -12,7 +12,7 @@ from agri_cae.checkpoint import State, variables
 from agri_cae.config import TrainConfig, read_card, unflatten
 from agri_cae.noise import Banding, Gaussian
 from agri_cae.step import denoising_model
-from agri_cae.trainer import Folder, Queue, quiet_machine, status
+from agri_cae.trainer import Folder, Queue, quiet_machine, results, status
 
 TINY = dict(data=dict(patch=32, batch=2, val_fraction=.5), model=dict(preset="fast"), epochs=10**6, steps_per_epoch=4, val_every=2, ema=.9, lr=1e-3)
 EPOCH = 4 * 2 * 32**2 / 1e9   # gigapixels
@@ -82,6 +82,7 @@ def test_it_waits_for_a_benchmark_stops_after_a_checkpoint_and_branches_off(queu
     assert [r["config"]["schedule"] for r in card.history] == ["constant", "decay"] and card.metrics["gigapixels"] == pytest.approx(6 * EPOCH, rel=.2)
     taught = read_card(home / "runs" / "b" / "fast.onnx")
     assert taught.train["teacher"] == "fast.onnx" and str(tmp_path) not in taught.model_dump_json()
+    assert results(path, "other.yaml", home) == []
     said = status(path)
     assert "a: " in said and "a-2, decay: " in said and "done: a-1, a-2, b" in said and "the queue is at its end" in said
 
