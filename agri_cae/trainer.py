@@ -126,18 +126,24 @@ class Stopped(BaseException): "The trainer was asked to end; the checkpoint is w
 def _callbacks(folder, started):
     "Keras callbacks of the trainer: it waits for benchmarks, and ends after a checkpoint when it is asked to"
     import keras
+    from agri_cae.fit import Budget
     class Always(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
-            self.lock, self.stop = _quiet(folder.path), False
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stop", True))
+            self.lock, self.asked, self.ending = _quiet(folder.path), False, False
+            signal.signal(signal.SIGTERM, self.ask)
+        def ask(self, *_): Budget.every, self.asked = 0., True   # the next step writes a checkpoint; with jax the next epoch does
         def bind(self, state, validate): self.state, self.validate = state, validate
         def on_train_begin(self, logs=None):
             where = f"goes on at {self.state.pixels / 1e9:.3f} gigapixels" if self.state.epoch else started
             log.info("%s", where)
-        def on_train_batch_begin(self, batch, logs=None): self.validate.start += give_way(self.lock)
+        def on_train_batch_begin(self, batch, logs=None):
+            self.validate.start += give_way(self.lock)
+            self.ending = self.asked
+        def on_train_batch_end(self, batch, logs=None):
+            if self.ending and keras.backend.backend() != "jax": raise Stopped
         def on_epoch_end(self, epoch, logs=None):
-            if self.stop: raise Stopped
+            if self.asked: raise Stopped
     return (Always(),)
 
 # %% ../nbs/03f_trainer.ipynb #76c84a4b
