@@ -99,7 +99,7 @@ class State:
             other = sorted(k for k in there.symmetric_difference(fits) | set(here).difference(fits) if not k.startswith("random/"))
             if other: raise ConfigError(path, f"the checkpoint is of another architecture or optimizer ({other[0]} does not fit)", "Choose another output folder or remove the checkpoint")
             for k in fits: here[k].assign(z[k])
-            if new := sorted(set(here) - fits): log.info("%s: random states drawn anew: %s", path.name, ", ".join(new))
+            if new := sorted(set(here) - fits): log.info("%s: random states drawn anew: %s", path.name, ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else ""))
         return self.peek(path)
 
 # %% ../nbs/02c_checkpoint.ipynb #a4c89dbe

@@ -45,9 +45,9 @@ LOSSES = {"mse": mse, "charbonnier": charbonnier, "psnr": psnr_loss}
 # %% ../nbs/02b_step.ipynb #9f95f9fe
 class Muon(keras.optimizers.Muon):
     """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) with steps as large as AdamW's (Liu et al. 2025, arXiv:2502.16982). A kernel (h, w, in, out) counts as a matrix
-    (h w in, out); biases take AdamW's step."""
+    (h w in, out); biases and depthwise kernels, which are no such matrices, take AdamW's step."""
     def __init__(self, learning_rate, weight_decay=None, **kw): super().__init__(learning_rate, weight_decay=weight_decay, adam_weight_decay=weight_decay, **kw)
-    def _should_use_adamw(self, variable): return len(variable.shape) < 2
+    def _should_use_adamw(self, variable): return len(variable.shape) < 2 or variable.shape[-1] == 1
     def zeropower_via_newtonschulz5(self, x, steps): return ops.reshape(super().zeropower_via_newtonschulz5(ops.reshape(x, (-1, x.shape[-1])), steps), x.shape)
     def lr_adjust(self, x): return ops.reshape(super().lr_adjust(ops.reshape(x, (-1, x.shape[-1]))), x.shape)
 
