@@ -126,11 +126,12 @@ ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]   # stored 
 # %% ../nbs/00_config.ipynb #7fb8ab7e
 class DataConfig(Entity):
     "Which pictures are learned from, and how batches are cut from them."
-    folder: str = Field("", description="folder of clean pictures, or of pairs; empty: the samples in the package")
+    folder: str | tuple[str, ...] = Field("", description="folder of clean pictures, or of pairs, or a list of such; empty: the samples in the package")
     kind: Literal["auto", "clean", "paired", "noisy"] = Field("auto", description="clean pictures, noisy/clean pairs by name, or noisy pictures without reference (not for training)")
     patch: int = Field(96, ge=16, le=1024, multiple_of=8, description="side of a training crop, pixels")
     batch: int = Field(16, ge=1, le=4096, description="crops per step")
-    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of sources held back for validation")
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of the pictures of each folder held back for validation, by whole sources")
+    val_collections: tuple[str, ...] = Field((), description="collections that are held back whole, as validation out of the domain: the names that a MANIFEST.csv gives, or their part after the last /")
     scale_jitter: float = Field(1., gt=0, le=1, description="crops are shrunk by a random factor from this to 1; 1 switches it off")
     colour_jitter: float = Field(0., ge=0, le=1, description="how much exposure, colour balance and contrast of clean crops vary, 0 to 1")
     permute: float = Field(0., ge=0, le=1, description="share of crops whose bands are shuffled, as false-colour pictures have them in any order")
@@ -138,6 +139,11 @@ class DataConfig(Entity):
     source_pattern: str = Field("", description="regular expression whose group 1 names the source of a file, so that a source never falls on both sides of the split; "
                                 "empty: a MANIFEST.csv that names sources if there is one, else each file is its own source")
     value_range: ValueRange | None = Field(None, description="stored values that mean 0 and 1; by default the range of the data type")
+
+    @property
+    def folders(self)->tuple[str, ...]: # empty: the samples in the package
+        "The folders, however many."
+        return tuple(filter(None, (self.folder,) if isinstance(self.folder, str) else self.folder))
 
 # %% ../nbs/00_config.ipynb #df328dda
 class ModelConfig(Entity):

@@ -154,7 +154,7 @@ def keep_profile(
         if len(data) < LEAST: log.info("%d pictures are too few for a profile of %s", len(data), weights.stem); return None
         denoiser, every = Denoiser.load(weights), -(-len(data) // most)
         pictures = tqdm(training_pictures(data, denoiser, every), "profile", len(data.items[::every]), unit="picture", leave=False, disable=None if progress else True)
-        make_profile(pictures, denoiser, f"pictures of {data.root.name}, as in training").save(path)
+        make_profile(pictures, denoiser, f"pictures of {data.name}, as in training").save(path)
     if note.exists():
         mlflow, found = find_run(note.read_text()); client = mlflow.MlflowClient(); name = found.info.run_id
         client.log_artifact(name, str(path), "model")

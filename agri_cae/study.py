@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from .check import write_text
 from .config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, read_card, unflatten
-from .data import open_dataset, split_by_source
+from .data import open_dataset, split
 from .fit import budget_used
 
 # %% ../nbs/03a_study.ipynb #321e1104
@@ -73,8 +73,8 @@ def check_sweep(
         try:
             one = unflatten(TrainConfig, first | ({k: value} if k else {}))
             if one.init_from: read_card(one.init_from)
-            key = one.data.model_dump_json(include={"folder", "kind", "source_pattern", "value_range", "patch", "val_fraction"})
-            if key not in opened: split_by_source(open_dataset(one.data, progress=False), one.data.val_fraction, one.seed)
+            key = one.data.model_dump_json(include={"folder", "kind", "source_pattern", "value_range", "patch", "val_fraction", "val_collections"})
+            if key not in opened: split(open_dataset(one.data, progress=False), one.data, one.seed)
             opened.add(key)
         except AgriCaeError as e:
             kind = DataError if isinstance(e, DataError) else ConfigError
