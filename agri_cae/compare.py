@@ -6,7 +6,8 @@
 __all__ = ['DECIDING', 'PERIODS', 'STRIP', 'PATCHES', 'GOALS', 'CONDITIONS', 'LIMIT', 'BANDS', 'Photo', 'draw_mesh', 'draw_card',
            'Patterns', 'missed', 'check_mesh', 'check_card', 'check_patterns', 'Row', 'Comparison', 'with_meshes',
            'compare', 'Limits', 'Slice', 'gain_of', 'slices', 'slice_table', 'Verdict', 'worst_rows', 'verdict',
-           'verdict_text', 'plot_slices', 'plot_worst', 'pattern_table', 'report', 'write_comparison']
+           'verdict_text', 'plot_slices', 'plot_worst', 'pattern_table', 'report', 'write_comparison',
+           'validation_pictures', 'folder_pictures', 'model_names', 'load_models']
 
 # %% ../nbs/04b_compare.ipynb #ecc1ca74
 import os, statistics
@@ -22,6 +23,7 @@ from .check import write_text
 from .claims import interval, table
 from .config import ConfigError, DataConfig, DataError, Entity, EvalConfig, OutputError, read_card, shipped
 from .evaluate import _pixels, _run, _versions, degrade, find_cases, label
+from .families import family, origins
 from .images import from_float, read_image, show_images, to_float
 from .metrics import need, psnr
 from .serve import Denoiser, model_path
@@ -46,12 +48,12 @@ def draw_mesh(
     high:float=178,   # level of the light ones
     height:int=160,   # pixels
 )->np.ndarray:        # (height, 192, 3) float32 in [0, 1], on whole 8-bit levels, all bands equal
-    "Strips of checks with soft edges, turned by 15 degrees; those of 2 pixels are not turned, as they would fade."
+    "Strips of checks, turned by 7 degrees so that they fall on the pixels in many ways; those of 2 pixels are not turned, as they would be no checks."
     y, x = np.mgrid[:height, :STRIP].astype(np.float32)
     def strip(period):
-        a = np.deg2rad(15) if period > 2 else 0
+        a = np.deg2rad(7) if period > 2 else 0
         u, v = x * np.cos(a) + y * np.sin(a), y * np.cos(a) - x * np.sin(a)
-        return np.tanh(4 * np.cos(2 * np.pi * u / period) * np.cos(2 * np.pi * v / period))
+        return np.where(np.cos(2 * np.pi * u / period) * np.cos(2 * np.pi * v / period) > 0, 1, -1)
     grey = np.round((low + high) / 2 + (high - low) / 2 * np.hstack([strip(p) for p in PERIODS]))
     return np.repeat(np.float32(grey / 255)[..., None], 3, 2)
 
@@ -110,9 +112,9 @@ def check_patterns(
 )->Patterns:
     "What a denoiser does to the mesh and to the card."
     def eight(x): return from_float(x, np.uint8)
+    def run(x): return denoiser(eight(x)) if isinstance(denoiser, Denoiser) else eight(denoiser(x.copy()))
     mesh, card = draw_mesh(), draw_card()
-    return Patterns(**check_mesh(eight(mesh), eight(denoiser(mesh.copy()))),
-                    **check_card(eight(card), eight(denoiser(card.copy())), [(y + 4, x + 4, y + 26, x + 30) for y, x in _boxes()]))
+    return Patterns(**check_mesh(eight(mesh), run(mesh)), **check_card(eight(card), run(card), [(y + 4, x + 4, y + 26, x + 30) for y, x in _boxes()]))
 
 # %% ../nbs/04b_compare.ipynb #3835b78a
 CONDITIONS = (5., 15., 25., 50., "camera", "shuffled", "field", "general", "clean")
@@ -151,7 +153,8 @@ class Comparison(BaseModel):
 def with_meshes(
     photos,         # list of `Photo`
 )->list[Photo]:
-    "The pictures, and meshes of three contrasts."
+    "The pictures and, where they have three bands, meshes of three contrasts."
+    if photos[0].clean.shape[-1] != 3: return photos
     return [*photos, *(Photo(f"mesh {low} to {high}", draw_mesh(low, high), "mesh", "", "drawn") for low, high in ((20, 235), (78, 178), (110, 150)))]
 
 def _noisy(photo, condition, index, seed):
@@ -177,10 +180,11 @@ def compare(
     "Measure all models on the same pictures with the same noise. Raises `ConfigError` for fewer than two models, `DataError` without pictures, `ModelError` for a denoiser that fails."
     if len(models) < 2: raise ConfigError("compare", f"was given {len(models)} models", "Give a challenger and a reference")
     if not photos: raise DataError("compare", "was given no pictures", "Name a folder of pictures")
-    photos, rows = with_meshes(photos), []
+    photos, rows = with_meshes([*photos]), []
     off = not progress or os.environ.get("TQDM_DISABLE", "") not in ("", "0") or None     # None: off unless on a terminal
     for i, p in enumerate(tqdm(photos, desc="compare", unit="picture", disable=off)): rows += _rows(models, p, i, conditions, seed)
-    return Comparison(models=[*models], seed=seed, versions=_versions(), rows=rows, patterns={n: check_patterns(f) for n, f in models.items()})
+    patterns = {n: check_patterns(f) for n, f in models.items()} if photos[0].clean.shape[-1] == 3 else {}
+    return Comparison(models=[*models], seed=seed, versions=_versions(), rows=rows, patterns=patterns)
 
 # %% ../nbs/04b_compare.ipynb #d27d28f5
 class Limits(Entity):
@@ -301,6 +305,7 @@ def _pictures_kept(comparison, limits):
     yield min(gains) >= -limits.worst_loss, f"worst picture: {worst.picture} under {worst.condition} {min(gains):+.2f} dB, allowed -{limits.worst_loss:g}"
 
 def _patterns_kept(comparison, limits):
+    if not comparison.patterns: return
     new, old = (missed(comparison.patterns[m]) for m in comparison.models[:2])
     for k in GOALS:
         say = f"pattern {k}: " + ("right" if not new[k] else f"{new[k]:.1f} from its goal, with {comparison.models[1]} {old[k]:.1f}")
@@ -336,9 +341,10 @@ def plot_slices(
         for y, s in enumerate(some):
             ax.plot([s.low, s.high], [y, y], color=colour, lw=1.5); ax.plot(s.gain, y, "o", color=colour, ms=7 if s.kind == "whole" else 4); ax.plot(s.worst, y, "|", color="black", ms=6)
         ax.axvline(0, color="black", lw=.8); ax.axvline(-limits.slice_loss, color="C3", lw=.8, ls="--")
-        ax.set_yticks(range(len(some)), [s.name for s in some], fontsize=8); ax.set_ylim(len(some) - .4, -.6); ax.grid(axis="x", alpha=.3)
-        ax.set_xscale("symlog", linthresh=.5); ax.xaxis.set_major_formatter("{x:g}"); ax.set_title(DECIDING.get(d, f"{d}: beside it, decides nothing"), fontsize=9, loc="left")
-    axes[-1, 0].set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB; dashed: what a slice may lose")
+        ax.set_yticks(range(len(some)), [s.name if s.kind == "whole" else f"{s.kind}: {s.name}" for s in some], fontsize=8); ax.set_ylim(len(some) - .4, -.6); ax.grid(axis="x", alpha=.3)
+        ax.set_xscale("symlog", linthresh=.3); ax.set_xticks(ticks := [-10, -3, -1, -.3, -.1, 0, .1, .3, 1, 3, 10], [f"{t:g}" for t in ticks]); ax.set_xticks([], minor=True); ax.set_title(DECIDING.get(d, f"{d}: beside it, decides nothing"), fontsize=9, loc="left")
+    reach = max(.4, *(abs(v) for s in found for v in (s.low, s.high, s.worst))) * 1.15
+    axes[-1, 0].set_xlim(-reach, reach); axes[-1, 0].set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB; dashed: what a slice may lose")
     plt.close(fig)
     return fig
 
@@ -352,7 +358,7 @@ def plot_worst(
     size:float=1.9,         # width of a picture, inches
 ):                          # a matplotlib figure
     "Noisy, reference, challenger and clean, of the pictures that lose most. Raises `ConfigError` without matplotlib."
-    images, titles, photos = [], [], with_meshes(photos)
+    images, titles, photos = [], [], with_meshes([*photos])
     for r in worst_rows(comparison, count, limits):
         p = photos[r.index]
         noisy = _noisy(p, float(r.condition) if r.condition[0].isdigit() else r.condition, r.index, comparison.seed)
@@ -393,3 +399,70 @@ def write_comparison(
     for name, fig in (("slices", plot_slices(comparison, limits)), ("worst", plot_worst(comparison, models, photos, limits=limits))):
         try: fig.savefig(folder / f"compare_{name}.png", dpi=100, metadata={"Software": None})
         except OSError as e: raise OutputError(folder, f"cannot be written to ({e.strerror})", "Choose another folder") from None
+
+# %% ../nbs/04b_compare.ipynb #2d3286d9
+def _spread(items, count):
+    "So many items, in turns from each family of each collection, evenly within it"
+    groups, share = {}, {}
+    for i in items: groups.setdefault((i.family, i.collection), []).append(i)
+    for turn in range(max(map(len, groups.values()), default=0)):
+        for k in sorted(k for k, g in groups.items() if len(g) > turn): share[k] = share.get(k, 0) + (sum(share.values()) < count)
+    return [groups[k][int((j + .5) * len(groups[k]) / n)] for k, n in share.items() for j in range(n)]
+
+def _centre(x, side):
+    top, left = (max(0, (n - side) // 2) for n in x.shape[:2])
+    return x[top:top + side, left:left + side]
+
+# %% ../nbs/04b_compare.ipynb #dd4478ea
+def validation_pictures(
+    cfg:DataConfig,         # folders, val_fraction, val_collections
+    seed:int=0,             # of the training, whose split is made again
+    count:int=48,           # pictures of each validation set
+    side:int=192,           # of the central crop, pixels
+    progress:bool|None=None,# show a progress bar; by default on a terminal only
+)->list[Photo]:             # of the domains in and out; none are out where `val_collections` names none
+    "What a training holds back. Raises `DataError` or `ConfigError` like `agri_cae.data.open_dataset`."
+    from agri_cae.data import open_dataset, split
+    parts = split(ds := open_dataset(cfg, progress=progress), cfg, seed)
+    def read(path): return _centre(to_float(read_image(path).data, ds.value_range), side)
+    return [Photo(i.path.stem, read(i.path), i.family, i.collection, domain, i.noisy and read(i.noisy))
+            for domain, part in (("in", parts.val), ("out", parts.out)) if part for i in _spread(part.items, count)]
+
+# %% ../nbs/04b_compare.ipynb #60ae29da
+def folder_pictures(
+    folder:str|Path,    # of clean pictures or of noisy/clean pairs, see `agri_cae.evaluate.find_cases`
+    domain:str="",      # own; empty: the name of the folder, whose pictures then decide nothing
+    count:int=48,       # pictures, evenly spread over the folder
+    side:int=192,       # of the central crop, pixels
+)->list[Photo]:
+    "Pictures of any folder, with families from its table if there is one. Raises `DataError`, also when a folder that may veto holds no pairs."
+    folder, cases = Path(folder), find_cases(EvalConfig(folder=str(folder)))
+    if domain == "own" and cases[0].noisy is None: raise DataError(folder, "holds no pairs", "Name the files NAME_noisy and NAME_clean, or show the folder beside the comparison")
+    name = folder.resolve().name
+    if not domain and name in DECIDING: raise DataError(folder, f"has a name that means a set that decides: {', '.join(DECIDING)}", "Rename the folder")
+    cases = [cases[int((i + .5) * len(cases) / count)] for i in range(count)] if len(cases) > count else cases
+    found = origins(folder, [c.clean for c in cases], folder)
+    return [Photo(Path(c.name).stem, _centre(_pixels(c, c.clean), side), family(o.tag), o.collection or name, domain or name, None if c.noisy is None else _centre(_pixels(c, c.noisy), side))
+            for c, o in zip(cases, found)]
+
+# %% ../nbs/04b_compare.ipynb #6040ccb8
+def model_names(
+    models,         # shipped names, paths, MLflow URIs
+)->list[str]:       # one for each, all different
+    "Short names for tables."
+    short, names = [Path(m).stem if Path(m).suffix in (".onnx", ".keras") else str(m) for m in models], []
+    for m, name in zip(models, short):
+        if short.count(name) > 1 and name != str(m): name = f"{name} ({Path(m).parent.as_posix()})"
+        while name in names: name += " again"
+        names.append(name)
+    return names
+
+def load_models(
+    challenger:str,     # shipped name, path, or MLflow URI
+    reference:str="",   # the same; empty: the shipped model of that name or of that preset
+)->dict:                # name -> `Denoiser` at strength 1, challenger first
+    "The two models of a comparison. Raises `ModelError`, and `ConfigError` when no shipped model is like the challenger."
+    card = read_card(model_path(challenger))
+    reference = reference or next((n for n in (card.name, card.preset) if n in shipped()), "")
+    if not reference: raise ConfigError("compare", f"there is no shipped model of the preset {card.preset}", "Name the reference")
+    return {n: Denoiser.load(m, strength=1) for n, m in zip(model_names([challenger, reference]), (challenger, reference))}
