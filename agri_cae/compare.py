@@ -6,7 +6,7 @@
 __all__ = ['DECIDING', 'PERIODS', 'STRIP', 'PATCHES', 'GOALS', 'CONDITIONS', 'LIMIT', 'BANDS', 'Photo', 'draw_mesh', 'draw_card',
            'Patterns', 'missed', 'check_mesh', 'check_card', 'check_patterns', 'Row', 'Comparison', 'with_meshes',
            'compare', 'Limits', 'Slice', 'gain_of', 'slices', 'slice_table', 'Verdict', 'worst_rows', 'verdict',
-           'verdict_text', 'plot_slices', 'plot_worst', 'pattern_table', 'report', 'write_comparison',
+           'verdict_text', 'plot_slices', 'plot_worst', 'pattern_table', 'worst_table', 'report', 'write_comparison',
            'validation_pictures', 'folder_pictures', 'model_names', 'load_models']
 
 # %% ../nbs/04b_compare.ipynb #ecc1ca74
@@ -48,7 +48,7 @@ def draw_mesh(
     high:float=178,   # level of the light ones
     height:int=160,   # pixels
 )->np.ndarray:        # (height, 192, 3) float32 in [0, 1], on whole 8-bit levels, all bands equal
-    "Strips of checks, turned by 7 degrees so that they fall on the pixels in many ways; those of 2 pixels are not turned, as they would be no checks."
+    "Strips of checks, turned by 7 degrees so that they fall on pixels in many ways; those of 2 pixels would be lost and are not turned."
     y, x = np.mgrid[:height, :STRIP].astype(np.float32)
     def strip(period):
         a = np.deg2rad(7) if period > 2 else 0
@@ -94,7 +94,7 @@ def check_mesh(
     tint = np.maximum(abs(b[..., 0] - b[..., 1]), abs(b[..., 2] - b[..., 1]))
     def inner(x, i): return x[:, STRIP * i + 2:STRIP * (i + 1) - 2].mean(2).std()
     return dict(grey=float(100 * (tint <= 3).mean()), shift=float(abs(a.mean((0, 1)) - b.mean((0, 1))).max()),
-                contrast=[float(100 * inner(b, i) / inner(a, i)) for i in range(a.shape[1] // STRIP)])
+                contrast=[round(float(100 * inner(b, i) / inner(a, i)), 3) for i in range(a.shape[1] // STRIP)])
 
 def check_card(
     before:np.ndarray,  # (H, W, 3) uint8: the card
@@ -166,8 +166,8 @@ def _rows(models, photo, index, conditions, seed):
     for c in conditions if photo.noisy is None else ("paired",):
         noisy = _noisy(photo, c, index, seed)
         def score(x): return round(min(LIMIT, psnr(x, photo.clean)), 4)
-        yield Row(**about, condition=label(c), sigma=round(255 * float(np.sqrt(np.mean(np.square(noisy - photo.clean, dtype=np.float64)))), 3), noisy=score(noisy),
-                  psnr={n: score(_run(n, f, noisy, photo.name, True)[0]) for n, f in models.items()})
+        sigma = 255 * float(np.sqrt(np.mean(np.square(noisy - photo.clean, dtype=np.float64))))
+        yield Row(**about, condition=label(c), sigma=round(sigma, 3), noisy=score(noisy), psnr={n: score(_run(n, f, noisy, photo.name, True)[0]) for n, f in models.items()})
 
 # %% ../nbs/04b_compare.ipynb #f31f1267
 def compare(
@@ -177,7 +177,7 @@ def compare(
     seed:int=1000,                  # of the noise of the first picture
     progress:bool=True,             # a bar on a terminal; the environment variable TQDM_DISABLE switches it off
 )->Comparison:
-    "Measure all models on the same pictures with the same noise. Raises `ConfigError` for fewer than two models, `DataError` without pictures, `ModelError` for a denoiser that fails."
+    "The same pictures and noise for all. Raises `ConfigError` for fewer than two models, `DataError` without pictures, `ModelError` for a denoiser that fails."
     if len(models) < 2: raise ConfigError("compare", f"was given {len(models)} models", "Give a challenger and a reference")
     if not photos: raise DataError("compare", "was given no pictures", "Name a folder of pictures")
     photos, rows = with_meshes([*photos]), []
@@ -194,7 +194,7 @@ class Limits(Entity):
     low_loss: float = Field(.3, ge=0, description="dB that 5 % of the pictures may lose")
     worst_loss: float = Field(1., ge=0, description="dB that any picture may lose")
     clean: float = Field(45., description="dB above which a clean picture has lost nothing")
-    pattern_loss: float = Field(1., ge=0, description="how much farther from its goal than the reference a figure of the patterns may be, percentage points or levels")
+    pattern_loss: float = Field(1., ge=0, description="how much farther from its goal than with the reference a pattern may be, percentage points or levels")
 
 BANDS = (0, 10, 20, 40)   # lower bounds of the slices of noise level, 8-bit units
 
@@ -236,11 +236,12 @@ def gain_of(
     return a - b
 
 def _slice(domain, kind, name, rows, models, clean):
-    units = {}
-    for r in rows: units.setdefault(r.family if kind == "whole" else r.index, []).append(r)
+    units, by_family = {}, kind == "whole" and len({r.family for r in rows}) > 1
+    for r in rows: units.setdefault(r.family if by_family else r.index, []).append(r)
     def each(f): return np.array([statistics.fmean(map(f, u)) for u in units.values()])
+    def mean(f): return float(each(f).mean())
     gains, all_gains = each(lambda r: gain_of(r, models, clean)), [gain_of(r, models, clean) for r in rows]
-    return Slice(domain, kind, name, len({r.index for r in rows}), float(each(lambda r: r.noisy).mean()), {m: float(each(lambda r: r.psnr[m]).mean()) for m in models},
+    return Slice(domain, kind, name, len({r.index for r in rows}), mean(lambda r: r.noisy), {m: mean(lambda r: r.psnr[m]) for m in models},
                  float(gains.mean()), *interval(gains), float(np.quantile(all_gains, .05)), min(all_gains))
 
 # %% ../nbs/04b_compare.ipynb #e893634a
@@ -256,16 +257,19 @@ def slices(
     keys = sorted(groups, key=lambda k: (domains.index(k[0]), order.index(k[1]), [*groups].index(k) if k[1] == "noise" else 0, k[2]))
     return [_slice(*k, groups[k], comparison.models, limits.clean) for k in keys]
 
-# %% ../nbs/04b_compare.ipynb #213a38b2
+# %% ../nbs/04b_compare.ipynb #2bdd2788
+def _name(s): return s.name if s.kind == "whole" else f"{s.kind}: {s.name}"
+
 def slice_table(
     comparison:Comparison,
     domain:str,              # one of its domains
     limits:Limits=Limits(),
 )->str:                      # Markdown
     "Absolute PSNR of all models beside the gain, slice by slice."
-    rows = [[s.name if s.kind == "whole" else f"{s.kind}: {s.name}", s.pictures, f"{s.noisy:.2f}", *(f"{v:.2f}" for v in s.psnr.values()), f"{s.gain:+.2f} ({s.low:+.2f} to {s.high:+.2f})", f"{s.p5:+.2f}", f"{s.worst:+.2f}"]
+    new, old = comparison.models[:2]
+    rows = [[_name(s), s.pictures, f"{s.noisy:.2f}", *(f"{v:.2f}" for v in s.psnr.values()), f"{s.gain:+.2f} ({s.low:+.2f} to {s.high:+.2f})", f"{s.p5:+.2f}", f"{s.worst:+.2f}"]
             for s in slices(comparison, limits) if s.domain == domain]
-    return table(["PSNR dB", "pictures", "noisy", *comparison.models, f"{comparison.models[0]} - {comparison.models[1]}", "5 % below", "worst picture"], rows)
+    return table(["PSNR dB", "pictures", "noisy", *comparison.models, f"{new} - {old}", "5 % below", "worst picture"], rows)
 
 # %% ../nbs/04b_compare.ipynb #cb983125
 class Verdict(NamedTuple):
@@ -277,7 +281,8 @@ def _sets_won(found, models, limits):
     for d in ("in", "out"):
         s = next((s for s in found if (s.domain, s.kind) == (d, "whole")), None)
         if s is None: yield False, f"{DECIDING[d]}: there are no such pictures"; continue
-        yield s.low > limits.margin, f"{DECIDING[d]}: {s.gain:+.2f} dB ({s.low:+.2f} to {s.high:+.2f}) against {models[1]}, wanted above {limits.margin:g} dB at the lower end"
+        found_gain = f"{s.gain:+.2f} dB ({s.low:+.2f} to {s.high:+.2f}) against {models[1]}"
+        yield s.low > limits.margin, f"{DECIDING[d]}: {found_gain}, wanted above {limits.margin:g} dB at the lower end"
 
 def _slices_kept(found, limits):
     some = sorted((s for s in found if s.domain in DECIDING and s.kind != "whole"), key=lambda s: s.gain)
@@ -318,13 +323,15 @@ def verdict(
 )->Verdict:
     "Whether the challenger may ship, and why. Domains that decide nothing are not looked at."
     found = slices(comparison, limits)
-    reasons = [*_sets_won(found, comparison.models, limits), _slices_kept(found, limits), *_pictures_kept(comparison, limits), *_patterns_kept(comparison, limits)]
+    reasons = [*_sets_won(found, comparison.models, limits), _slices_kept(found, limits),
+               *_pictures_kept(comparison, limits), *_patterns_kept(comparison, limits)]
     return Verdict(all(met for met, _ in reasons), reasons)
 
 def verdict_text(comparison:Comparison, limits:Limits=Limits())->str: # Markdown
     "The verdict in words."
     v, (new, old, *_) = verdict(comparison, limits), comparison.models
-    return "\n".join([f"**{new} {'ships' if v.ships else 'does not ship'}** in place of {old}.", "", *(f"- {'met' if met else '**not met**'}: {text}" for met, text in v.reasons)])
+    reasons = [f"- {'met' if met else '**not met**'}: {text}" for met, text in v.reasons]
+    return "\n".join([f"**{new} {'ships' if v.ships else 'does not ship'}** in place of {old}.", "", *reasons])
 
 # %% ../nbs/04b_compare.ipynb #f9a932d1
 def plot_slices(
@@ -334,17 +341,19 @@ def plot_slices(
     "Gain slice by slice, a panel for each domain. Raises `ConfigError` without matplotlib."
     plt, found = need("matplotlib.pyplot"), slices(comparison, limits)
     panels = {d: [s for s in found if s.domain == d] for d in dict.fromkeys(s.domain for s in found)}
-    height = sum(len(v) + 2.5 for v in panels.values()) * .2
-    fig, axes = plt.subplots(len(panels), 1, figsize=(7.5, height), dpi=70, squeeze=False, sharex=True, layout="constrained", height_ratios=[len(v) + 2.5 for v in panels.values()])
+    heights = [len(some) + 2.5 for some in panels.values()]
+    fig, axes = plt.subplots(len(panels), 1, figsize=(7.5, .2 * sum(heights)), dpi=70, squeeze=False, sharex=True, layout="constrained", height_ratios=heights)
     for ax, (d, some) in zip(axes[:, 0], panels.items()):
-        colour = "C0" if d in DECIDING else "grey"
         for y, s in enumerate(some):
-            ax.plot([s.low, s.high], [y, y], color=colour, lw=1.5); ax.plot(s.gain, y, "o", color=colour, ms=7 if s.kind == "whole" else 4); ax.plot(s.worst, y, "|", color="black", ms=6)
-        ax.axvline(0, color="black", lw=.8); ax.axvline(-limits.slice_loss, color="C3", lw=.8, ls="--")
-        ax.set_yticks(range(len(some)), [s.name if s.kind == "whole" else f"{s.kind}: {s.name}" for s in some], fontsize=8); ax.set_ylim(len(some) - .4, -.6); ax.grid(axis="x", alpha=.3)
-        ax.set_xscale("symlog", linthresh=.3); ax.set_xticks(ticks := [-10, -3, -1, -.3, -.1, 0, .1, .3, 1, 3, 10], [f"{t:g}" for t in ticks]); ax.set_xticks([], minor=True); ax.set_title(DECIDING.get(d, f"{d}: beside it, decides nothing"), fontsize=9, loc="left")
-    reach = max(.4, *(abs(v) for s in found for v in (s.low, s.high, s.worst))) * 1.15
-    axes[-1, 0].set_xlim(-reach, reach); axes[-1, 0].set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB; dashed: what a slice may lose")
+            ax.plot([s.low, s.gain, s.high], [y] * 3, color=(colour := "C0" if d in DECIDING else "grey"), lw=1.5)
+            ax.plot(s.gain, y, "o", color=colour, ms=7 if s.kind == "whole" else 4); ax.plot(s.worst, y, "|", color="black", ms=6)
+        ax.axvline(0, color="black", lw=.8); ax.axvline(-limits.slice_loss, color="C3", lw=.8, ls="--"); ax.grid(axis="x", alpha=.3)
+        ax.set_yticks(range(len(some)), [*map(_name, some)], fontsize=8); ax.set_ylim(len(some) - .4, -.6)
+        ax.set_title(DECIDING.get(d, f"{d}: beside it, decides nothing"), fontsize=9, loc="left")
+    reach = 1.15 * max(.4, *(abs(v) for s in found for v in (s.low, s.high, s.worst)))
+    ax.set_xscale("symlog", linthresh=.3); ax.set_xlim(-reach, reach)
+    ax.set_xticks(ticks := [-10, -3, -1, -.3, -.1, 0, .1, .3, 1, 3, 10], [f"{t:g}" for t in ticks]); ax.set_xticks([], minor=True)
+    ax.set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB; dashed: what a slice may lose")
     plt.close(fig)
     return fig
 
@@ -371,17 +380,25 @@ def pattern_table(comparison:Comparison)->str: # Markdown
     "What each model does to patterns without noise."
     def cell(p, k): return ", ".join(f"{v:.1f}" for v in np.atleast_1d(getattr(p, k)))
     goal = ["goal", *(f"{lo:g}" if lo == hi else f"{lo:g} to {hi:g}" for lo, hi in GOALS.values())]
-    return table(["", "grey %", f"contrast at {', '.join(map(str, PERIODS))} px %", "shift of the mean", "white kept %", "patches off by"], [goal, *([m, *(cell(p, k) for k in GOALS)] for m, p in comparison.patterns.items())])
+    header = ["", "grey %", f"contrast at {', '.join(map(str, PERIODS))} px %", "shift of the mean", "white kept %", "patches off by"]
+    return table(header, [goal, *([m, *(cell(p, k) for k in GOALS)] for m, p in comparison.patterns.items())])
+
+def worst_table(comparison:Comparison, limits:Limits=Limits())->str: # Markdown
+    "The pictures that lose most."
+    rows = [[r.picture, r.family, DECIDING[r.domain], r.condition, f"{r.noisy:.2f}", *(f"{v:.2f}" for v in r.psnr.values()), f"{gain_of(r, comparison.models, limits.clean):+.2f}"]
+            for r in worst_rows(comparison, 6, limits)]
+    return table(["picture", "family", "domain", "noise", "noisy", *comparison.models, "gain"], rows)
 
 def report(
     comparison:Comparison,
     limits:Limits=Limits(),
 )->str:                     # Markdown
     "Verdict and all tables."
-    worst = [[r.picture, r.family, DECIDING[r.domain], r.condition, f"{r.noisy:.2f}", *(f"{v:.2f}" for v in r.psnr.values()), f"{gain_of(r, comparison.models, limits.clean):+.2f}"] for r in worst_rows(comparison, 6, limits)]
-    parts = {f"Slices: {DECIDING.get(d, f'{d} (decides nothing)')}": slice_table(comparison, d, limits) for d in dict.fromkeys(r.domain for r in comparison.rows)}
-    parts |= {"Worst pictures": table(["picture", "family", "domain", "noise", "noisy", *comparison.models, "gain"], worst), "Patterns without noise": pattern_table(comparison)}
-    return "\n\n".join([f"# {comparison.models[0]} against {comparison.models[1]}", verdict_text(comparison, limits), *(f"## {k}\n\n{v}" for k, v in parts.items())]) + "\n"
+    domains = dict.fromkeys(r.domain for r in comparison.rows)
+    parts = {f"Slices: {DECIDING.get(d, f'{d} (decides nothing)')}": slice_table(comparison, d, limits) for d in domains}
+    parts |= {"Worst pictures": worst_table(comparison, limits), "Patterns without noise": pattern_table(comparison)}
+    title = f"# {comparison.models[0]} against {comparison.models[1]}"
+    return "\n\n".join([title, verdict_text(comparison, limits), *(f"## {k}\n\n{v}" for k, v in parts.items())]) + "\n"
 
 # %% ../nbs/04b_compare.ipynb #9ecd425c
 def write_comparison(
@@ -397,8 +414,9 @@ def write_comparison(
     except OSError as e: raise OutputError(folder, f"cannot be made ({e.strerror})", "Choose another folder") from None
     comparison.save(folder / "compare.json"); write_text(folder / "compare.md", report(comparison, limits))
     for name, fig in (("slices", plot_slices(comparison, limits)), ("worst", plot_worst(comparison, models, photos, limits=limits))):
-        try: fig.savefig(folder / f"compare_{name}.png", dpi=100, metadata={"Software": None})
-        except OSError as e: raise OutputError(folder, f"cannot be written to ({e.strerror})", "Choose another folder") from None
+        new = folder / f".compare_{name}.png"
+        try: fig.savefig(new, dpi=100, metadata={"Software": None}); new.replace(folder / f"compare_{name}.png")
+        except OSError as e: new.unlink(missing_ok=True); raise OutputError(folder, f"cannot be written to ({e.strerror})", "Choose another folder") from None
 
 # %% ../nbs/04b_compare.ipynb #2d3286d9
 def _spread(items, count):
@@ -437,13 +455,15 @@ def folder_pictures(
 )->list[Photo]:
     "Pictures of any folder, with families from its table if there is one. Raises `DataError`, also when a folder that may veto holds no pairs."
     folder, cases = Path(folder), find_cases(EvalConfig(folder=str(folder)))
-    if domain == "own" and cases[0].noisy is None: raise DataError(folder, "holds no pairs", "Name the files NAME_noisy and NAME_clean, or show the folder beside the comparison")
+    if domain == "own" and cases[0].noisy is None:
+        raise DataError(folder, "holds no pairs", "Name the files NAME_noisy and NAME_clean, or show the folder beside the comparison")
     name = folder.resolve().name
-    if not domain and name in DECIDING: raise DataError(folder, f"has a name that means a set that decides: {', '.join(DECIDING)}", "Rename the folder")
+    if not domain and name in DECIDING:
+        raise DataError(folder, f"has a name that means a set that decides: {', '.join(DECIDING)}", "Rename the folder")
     cases = [cases[int((i + .5) * len(cases) / count)] for i in range(count)] if len(cases) > count else cases
     found = origins(folder, [c.clean for c in cases], folder)
-    return [Photo(Path(c.name).stem, _centre(_pixels(c, c.clean), side), family(o.tag), o.collection or name, domain or name, None if c.noisy is None else _centre(_pixels(c, c.noisy), side))
-            for c, o in zip(cases, found)]
+    def read(c, source): return None if source is None else _centre(_pixels(c, source), side)
+    return [Photo(Path(c.name).stem, read(c, c.clean), family(o.tag), o.collection or name, domain or name, read(c, c.noisy)) for c, o in zip(cases, found)]
 
 # %% ../nbs/04b_compare.ipynb #6040ccb8
 def model_names(
