@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Degradation', 'Gaussian', 'to_linear', 'from_linear', 'SensorNoise', 'LowLight', 'blur', 'MotionBlur', 'Defocus',
-           'JPEG', 'HotPixels', 'Banding']
+           'JPEG', 'EightBit', 'HotPixels', 'Banding']
 
 # %% ../nbs/00b_noise.ipynb #6a57c4c5
 import math
@@ -142,13 +142,14 @@ def blur(
     x,       # pictures (B, H, W, C), larger than the kernel's radius
     kernels, # one for each picture, (B, K, K) with K odd
 ):           # blurred pictures (B, H, W, C)
-    "Each picture correlated with its own kernel, mirrored at the borders."
-    (B, H, W, C), K = ops.shape(x), kernels.shape[-1]
+    "Each picture correlated with its own kernel, mirrored at the borders; a product of Fourier transforms."
+    (_, H, W, _), K = ops.shape(x), kernels.shape[-1]
     r = K // 2
-    x = ops.transpose(ops.pad(x, [[0, 0], [r, r], [r, r], [0, 0]], mode="reflect"), (1, 2, 0, 3))
-    k = ops.repeat(ops.transpose(kernels, (1, 2, 0)), C, axis=2)
-    y = ops.depthwise_conv(ops.reshape(x, (1, H + 2 * r, W + 2 * r, B * C)), k[..., None], padding="valid", data_format="channels_last")
-    return ops.transpose(ops.reshape(y, (H, W, B, C)), (2, 0, 1, 3))
+    x = ops.pad(ops.transpose(x, (0, 3, 1, 2)), [[0, 0], [0, 0], [r, r], [r, r]], mode="reflect")
+    k = ops.pad(kernels[:, None], [[0, 0], [0, 0], [0, H - 1], [0, W - 1]])   # as large as the padded picture, so that only its rim is wrapped
+    (a, b), (c, d) = ops.fft2((x, ops.zeros_like(x))), ops.fft2((k, ops.zeros_like(k)))
+    y, _ = ops.ifft2((a * c + b * d, b * c - a * d))
+    return ops.transpose(y[:, :, :H, :W], (0, 2, 3, 1))
 
 # %% ../nbs/00b_noise.ipynb #3f4df354
 @keras.saving.register_keras_serializable("agri_cae")
@@ -210,6 +211,12 @@ class JPEG(Degradation):
     def call(self, x): return code_jpeg(x, ops.round(self.draw(x, self.quality)), self.subsampling)
     def get_config(self): return super().get_config() | dict(quality=self.quality, subsampling=self.subsampling)
 
+# %% ../nbs/00b_noise.ipynb #3ec6b0d8
+@keras.saving.register_keras_serializable("agri_cae")
+class EightBit(Degradation):
+    "What a file of 8 bits keeps: clipped to [0, 1], rounded to multiples of 1/255."
+    def call(self, x): return ops.round(ops.clip(x, 0, 1) * 255) / 255
+
 # %% ../nbs/00b_noise.ipynb #57b2bca5
 @keras.saving.register_keras_serializable("agri_cae")
 class HotPixels(Degradation):
@@ -245,3 +252,29 @@ class Banding(Degradation):
         return x + (self.draw(x, self.row) * self.normal((B, H, 1, 1)) + self.draw(x, self.column) * self.normal((B, 1, W, 1))) / 255
 
     def get_config(self): return super().get_config() | dict(row=self.row, column=self.column)
+
+# %% ../nbs/00b_noise.ipynb #070ff0b8
+class _Composer(Degradation):
+    "A layer around other layers, of which each picture may take some."
+    static = keras.backend.backend() == "jax"   # True: shapes must be known when the step is compiled
+    def __init__(self, parts, **kw):
+        super().__init__(**kw)
+        self.parts = [keras.saving.deserialize_keras_object(p) if isinstance(p, dict) else p for p in parts]
+    def build(self, input_shape):
+        for p in self.parts: p.build(input_shape)
+        self.built = True
+    def some(self, parts, x, masks):
+        "Each picture of (B, H, W, C) goes through the part whose mask (B,) is true for it. Only those are computed, but one at least; with `static` all are."
+        work = [(p, m) for p, m in zip(parts, masks) if not isinstance(p, keras.layers.Identity)]
+        if self.static:
+            for part, on in work: x = ops.where(on[:, None, None, None], part(x), x)
+            return x
+        B = ops.shape(x)[0]
+        done, end, index = [x], B, ops.arange(B)
+        place = index
+        for part, on in work:
+            on = ops.cast(on, "int32"); n = ops.maximum(ops.sum(on), 1)
+            done.append(part(ops.take(x, ops.argsort(index + B * (1 - on))[:n], axis=0)))
+            place, end = ops.where(on > 0, end + ops.cumsum(on) - 1, place), end + n
+        return ops.take(ops.concatenate(done), place, axis=0)
+    def get_config(self): return super().get_config() | dict(parts=[keras.saving.serialize_keras_object(p) for p in self.parts])
