@@ -133,6 +133,11 @@ class Row(BaseModel):
     noisy: float = Field(description="PSNR of the noisy picture, dB, at most 99")
     psnr: dict[str, float] = Field(description="model -> PSNR, dB, at most 99")
 
+    @property
+    def clean(self)->bool: # also where a recipe drew nothing
+        "Whether the noise is below what 8 bits can hold."
+        return self.sigma < .5
+
 class Comparison(BaseModel):
     "Models on the same pictures: `Comparison.model_validate_json` reads a saved one."
     model_config = ConfigDict(extra="forbid")
@@ -204,8 +209,8 @@ def _band(sigma):
 
 def _keys(row):
     "The slices that a row belongs to: (kind, name)"
-    yield "noise", row.condition
-    if row.condition == "clean": return
+    yield "noise", "clean" if row.clean else row.condition
+    if row.clean: return
     yield "whole", "mean over families"
     for kind in ("family", "collection"):
         if name := getattr(row, kind): yield kind, name
@@ -232,7 +237,7 @@ def gain_of(
     clean:float=45.,      # dB at which clean pictures are cut
 )->float:                 # dB
     "Challenger minus reference."
-    a, b = (min(row.psnr[m], clean) if row.condition == "clean" else row.psnr[m] for m in models[:2])
+    a, b = (min(row.psnr[m], clean) if row.clean else row.psnr[m] for m in models[:2])
     return a - b
 
 def _slice(domain, kind, name, rows, models, clean):

@@ -49,8 +49,8 @@ def test_same_noise_for_all_and_metrics_as_elsewhere(photos, found):
 def test_slices_add_up(found):
     for s in slices(found):
         rows = [r for r in found.rows if r.domain == s.domain]
-        if s.kind == "noise": rows = [r for r in rows if r.condition == s.name]
-        elif s.kind in ("family", "collection"): rows = [r for r in rows if getattr(r, s.kind) == s.name and r.condition != "clean"]
+        if s.kind == "noise": rows = [r for r in rows if ("clean" if r.clean else r.condition) == s.name]
+        elif s.kind in ("family", "collection"): rows = [r for r in rows if getattr(r, s.kind) == s.name and not r.clean]
         elif s.kind == "whole": continue
         gains = [gain_of(r, found.models) for r in rows]
         assert s.gain == pytest.approx(np.mean(gains)) and s.worst == min(gains) and s.low <= s.gain + 1e-9 and s.high >= s.gain - 1e-9 and s.pictures == len({r.index for r in rows})
