@@ -5,8 +5,9 @@ SHELL := bash
 .PHONY: help setup demo test lab prepare docs readme bench ablation sweep train-on train-off train-status train-update wheel image sbom cost lock hooks clean
 
 BIN  := .venv/bin/
-# pictures of bench: clean ones, real pairs, and training pictures to tune the classical methods on; what is not there is left out
+# pictures of bench: clean ones, clean ones from other sources, real pairs, and folders of training pictures to tune the classical methods on; what is not there is left out
 DATA  ?= ../shared/data/test
+WILD  ?= ../shared/data/wild
 PAIRS ?= ../shared/data/real_pairs
 TRAIN ?= ../shared/data/train ../shared/data/train_more
 BENCH ?=
@@ -24,7 +25,8 @@ export PYTHONUTF8 := 1
 
 help: ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
-	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder PAIRS=folder,'
+	@echo '  Choose the Python with PYTHON=python3.12, the pictures of bench with DATA=folder WILD=folder PAIRS=folder,'
+	@echo '  folders of training pictures with TRAIN="folder folder",'
 	@echo '  those of ablation, and its time, with PHOTOS=folder MINUTES=300 PRECISION=mixed_bfloat16'
 
 setup: ## Make .venv from requirements/dev.txt, if it is not up to date
@@ -48,8 +50,8 @@ docs: setup ## The documentation site, in _docs/
 readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)python tools/readme.py
 
-bench: setup ## Measure the models on the pictures in DATA and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
-	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --pairs "$(PAIRS)" --train "$(TRAIN)" $(CLASSIC) $(BENCH)
+bench: setup ## Measure the models on the pictures in DATA, WILD and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
+	$(BIN)python -c 'from agri_cae.bench_report import main; main()' --data "$(DATA)" --wild "$(WILD)" --pairs "$(PAIRS)" $(foreach t,$(TRAIN),--train "$(t)") $(CLASSIC) $(BENCH)
 	@$(BIN)python deploy/cost.py
 
 ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb

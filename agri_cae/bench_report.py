@@ -17,7 +17,7 @@ import typer
 from .baselines import BASELINES
 from .bench import CONDITIONS, PARTS, Bench, run_bench
 from .check import write_text
-from .claims import PUBLISHED, claim_table, comparable, engine_table, mean, methods_of, recipe_table, rest_mb, scales, sigma_table, speed, strength_table, table, time_table, values
+from .claims import PUBLISHED, claim_table, comparable, engine_table, mean, methods_of, recipe_table, rest_mb, scales, sets_of, sigma_table, speed, strength_table, table, time_table, values
 from .config import AgriCaeError, ConfigError, OutputError
 from .evaluate import label
 from .metrics import need
@@ -46,19 +46,19 @@ def _place(ax, points, names):
         taken.append(best[2])
 
 # %% ../nbs/05f_bench_report.ipynb #d067dc55
-def _panel(bench, ax, sigma):
-    "One sigma: marks, the Pareto line, and (name, seconds, PSNR) of each mark"
-    found = [(m, speed(bench, m), mean(bench, m, sigma), "o", "C0" if m in bench.models else "C1") for m in methods_of(bench) if m != "noisy"]
-    if comparable(bench): found += [(n, speed(bench, net), PUBLISHED[n][sigma], "s", "C2") for n, net in (("FFDNet", "ffdnet"), ("DnCNN-B", "dncnn"))]
+def _panel(bench, ax, sigma, pictures):
+    "One sigma on one set: marks, the Pareto line, and (name, seconds, PSNR) of each mark"
+    found = [(m, speed(bench, m), mean(bench, m, sigma, pictures=pictures), "o", "C0" if m in bench.models else "C1") for m in methods_of(bench) if m != "noisy"]
+    if pictures == "test" and comparable(bench): found += [(n, speed(bench, net), PUBLISHED[n][sigma], "s", "C2") for n, net in (("FFDNet", "ffdnet"), ("DnCNN-B", "dncnn"))]
     found = sorted((p for p in found if p[1] and p[2]), key=lambda p: p[1])
     for _, x, y, mark, colour in found: ax.plot(x, y, mark, color=colour, mfc="white" if mark == "s" else colour, zorder=3)
     ax.set_xscale("log"); ax.margins(.15, .12); ax.grid(alpha=.3); ax.set_axisbelow(True)
-    ax.set(title=f"sigma {sigma}", xlabel="seconds per megapixel", ylabel="PSNR dB")
+    ax.set(title=f"{pictures}, sigma {sigma}", xlabel="seconds per megapixel", ylabel="PSNR dB")
     front = [p for i, p in enumerate(found) if all(p[2] > q[2] for q in found[:i])]
     if front:
         edge = ax.get_xlim(); ax.set_xlim(edge)
         ax.step([p[1] for p in front] + [edge[1]], [p[2] for p in front] + [front[-1][2]], where="post", color="black", lw=1, ls="--", zorder=1)
-    def seen(m): return len(values(bench, m, sigma)) if m in methods_of(bench) and bench.series(m, sigma).every > bench.series("noisy", sigma).every else 0
+    def seen(m): return len(values(bench, m, sigma, pictures=pictures)) if (s := bench.series(m, sigma, pictures)) and s.every > bench.series("noisy", sigma, pictures).every else 0
     return [(m + (f" ({n} of the pictures)" if (n := seen(m)) else ""), x, y) for m, x, y, *_ in found]
 
 def plot_pareto(
@@ -67,9 +67,10 @@ def plot_pareto(
     size:float=4.4,                  # side of a panel, inches
 ):                                   # a matplotlib figure
     "PSNR against seconds per megapixel. Raises `ConfigError` without matplotlib."
-    plt, sigmas = need("matplotlib.pyplot"), [s for s in sigmas if bench.series("noisy", s)]
-    fig, axes = plt.subplots(1, len(sigmas), figsize=(size * len(sigmas), 1.15 * size), dpi=70, squeeze=False, layout="constrained")
-    panels = [(ax, _panel(bench, ax, s)) for ax, s in zip(axes[0], sigmas)]
+    plt, sets = need("matplotlib.pyplot"), sets_of(bench)
+    sigmas = [s for s in sigmas if all(bench.series("noisy", s, p) for p in sets)]
+    fig, axes = plt.subplots(len(sets), len(sigmas), figsize=(size * len(sigmas), 1.15 * size * len(sets)), dpi=70, squeeze=False, layout="constrained")
+    panels = [(ax, _panel(bench, ax, s, p)) for row, p in zip(axes, sets) for ax, s in zip(row, sigmas)]
     fig.canvas.draw(); fig.set_layout_engine("none")
     for ax, found in panels: _place(ax, [p[1:] for p in found], [p[0] for p in found])
     plt.close(fig)
@@ -134,7 +135,7 @@ def write_report(
     parts = {"Claims": claim_table(bench), "White noise": sigma_table(bench), "PSNR, dB": recipe_table(bench), "Matches kept": recipe_table(bench, "match_retention", ".1%"),
              "Canopy-cover error, percentage points": recipe_table(bench, "canopy_error"), "Networks": time_table(bench), "Engines": engine_table(bench), "Size": scaling_table(bench), "Factors of the baselines": strength_table(bench)}
     write_text(folder / "_bench.md", "\n\n".join(["# Benchmark", note, *(f"## {k}\n\n{v}" for k, v in parts.items() if v.count("\n") > 1)]) + "\n")
-    for name, has, plot in (("pareto", bench.times and any(bench.series("noisy", s) for s in ("15", "25", "50")), plot_pareto), ("training", bench.training, plot_training), ("scaling", bench.scaling, plot_scaling)):
+    for name, has, plot in (("pareto", bench.times and any(all(bench.series("noisy", s, p) for p in sets_of(bench)) for s in ("15", "25", "50")), plot_pareto), ("training", bench.training, plot_training), ("scaling", bench.scaling, plot_scaling)):
         if not has: continue
         new = folder / f".bench_{name}.png"
         try: plot(bench).savefig(new, dpi=100, metadata={"Software": None}); new.replace(folder / f"bench_{name}.png")
@@ -148,8 +149,9 @@ def _condition(text):
 
 def bench_command(
     data: Annotated[str, typer.Option(help="Folder of clean pictures.")] = "",
+    wild: Annotated[str, typer.Option(help="Folder of clean pictures from other sources, shown beside the first.")] = "",
     pairs: Annotated[str, typer.Option(help="Folder of real NAME_noisy/NAME_clean pairs.")] = "",
-    train: Annotated[str, typer.Option(help="Folder of clean training pictures, to tune the baselines on.")] = "",
+    train: Annotated[list[str], typer.Option(help="Folder of clean training pictures, to tune the baselines on; may be repeated.")] = [],
     out: Annotated[Path, typer.Option(help="Folder of the results; what bench.json there holds already is not measured again.")] = Path("nbs/results"),
     models: Annotated[list[str], typer.Option(metavar="NAME=PATH", help="A further model; may be repeated.")] = [],
     baselines: Annotated[str, typer.Option(help="Classical methods.")] = ",".join(BASELINES),
@@ -165,7 +167,7 @@ def bench_command(
     try:
         if wrong := [o for o in [*models] if "=" not in o] + [p for p in _split(parts) if p not in PARTS]: raise ConfigError("bench", f"{', '.join(wrong)} is not understood", f"Models are NAME=PATH, parts are {', '.join(PARTS)}")
         out.mkdir(parents=True, exist_ok=True)
-        result = run_bench(out / "bench.json", data, pairs, train, dict(m.split("=", 1) for m in models), _split(baselines), _split(parts), tuple(map(_condition, _split(conditions))), every, slow, rounds,
+        result = run_bench(out / "bench.json", data, wild, pairs, train, dict(m.split("=", 1) for m in models), _split(baselines), _split(parts), tuple(map(_condition, _split(conditions))), every, slow, rounds,
                            tuple(map(float, _split(megapixels))), threads)
         write_report(result, out)
         typer.echo(claim_table(result))

@@ -21,7 +21,7 @@ from . import __version__
 from .config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
 from .cli_monitor import monitor_app
 from .client import Remote, key, serve
-from .cli_models import _extra, _hush, models_app, parse_sets, reproduce, retrain, sweep, ui
+from .cli_models import _extra, _hush, compare, models_app, parse_sets, reproduce, retrain, sweep, ui
 from .jobs import Job, plan
 
 # %% ../nbs/08_cli.ipynb #3447a494
@@ -281,7 +281,7 @@ def estimate(
     raise typer.Exit(1 if failed else 0)
 
 # %% ../nbs/08_cli.ipynb #d418ddef
-for _command in (sweep, reproduce, retrain, ui, serve, key): app.command()(_command)
+for _command in (sweep, compare, reproduce, retrain, ui, serve, key): app.command()(_command)
 app.add_typer(models_app, name="models"); app.add_typer(monitor_app, name="monitor")
 
 # %% ../nbs/08_cli.ipynb #ccfc393e
