@@ -88,7 +88,7 @@ def _compared(config, folder, pairs, beside, progress):
     if not config and not folder: raise ConfigError("compare", "was given no validation pictures", "Name a training configuration with --config, or folders with --folder")
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
     data = cfg.data.model_copy(update=dict(folder=tuple(folder))) if folder else cfg.data
-    return [*validation_pictures(data, cfg.seed, progress=None if progress else False), *(x for f in pairs for x in folder_pictures(f, "own")), *(x for f in beside for x in folder_pictures(f))]
+    return [*validation_pictures(data, progress=None if progress else False), *(x for f in pairs for x in folder_pictures(f, "own")), *(x for f in beside for x in folder_pictures(f))]
 
 def compare(
     challenger: Annotated[str, typer.Argument(metavar="CHALLENGER", help="Shipped model, path of an .onnx or .keras file, or MLflow URI.")],

@@ -438,15 +438,14 @@ def _centre(x, side):
 
 # %% ../nbs/04b_compare.ipynb #dd4478ea
 def validation_pictures(
-    cfg:DataConfig,         # folders, val_fraction, val_collections
-    seed:int=0,             # of the training, whose split is made again
+    cfg:DataConfig,         # of the training, whose split is made again
     count:int=48,           # pictures of each validation set
     side:int=192,           # of the central crop, pixels
     progress:bool|None=None,# show a progress bar; by default on a terminal only
 )->list[Photo]:             # of the domains in and out; none are out where `val_collections` names none
     "What a training holds back. Raises `DataError` or `ConfigError` like `agri_cae.data.open_dataset`."
     from agri_cae.data import open_dataset, split
-    parts = split(ds := open_dataset(cfg, progress=progress), cfg, seed)
+    parts = split(ds := open_dataset(cfg, progress=progress), cfg)
     def read(path): return _centre(to_float(read_image(path).data, ds.value_range), side)
     return [Photo(i.path.stem, read(i.path), i.family, i.collection, domain, i.noisy and read(i.noisy))
             for domain, part in (("in", parts.val), ("out", parts.out)) if part for i in _spread(part.items, count)]

@@ -22,6 +22,7 @@ from .engines import cores, load_engine, ort_session
 from .images import read_image, sample
 from .metrics import awgn, need
 from .serve import Denoiser, model_path
+from .trainer import quiet_machine
 
 # %% ../nbs/05c_timing.ipynb #a2a0d1c2
 class Kept(BaseModel):
@@ -97,11 +98,12 @@ def race(
     runners:dict,  # name -> function without arguments
     rounds:int=7,  # each is called so many times, after one call that does not count
 )->dict:           # name -> seconds of each round
-    "Time functions in turn."
+    "Time functions in turn. A trainer in the background waits meanwhile."
     times = {n: [] for n in runners}
-    for f in runners.values(): f()
-    for n, f in list(runners.items()) * rounds:
-        start = time.perf_counter(); f(); times[n].append(round(time.perf_counter() - start, 6))
+    with quiet_machine():
+        for f in runners.values(): f()
+        for n, f in list(runners.items()) * rounds:
+            start = time.perf_counter(); f(); times[n].append(round(time.perf_counter() - start, 6))
     return times
 
 # %% ../nbs/05c_timing.ipynb #012e8659
@@ -186,7 +188,7 @@ def measure_scaling(
     if not Path("/proc/self/status").exists(): raise ConfigError("memory against size", "is measured on Linux only", "Leave the part out")
     code, out = "import sys, json; from agri_cae.timing import _scale; print(json.dumps(_scale(*json.loads(sys.argv[1]))))", []
     for (n, p), dtype, mp in product(models.items(), dtypes, megapixels):
-        run = subprocess.run([sys.executable, "-c", code, json.dumps([str(p), mp, dtype, threads])], capture_output=True, text=True)
+        with quiet_machine(): run = subprocess.run([sys.executable, "-c", code, json.dumps([str(p), mp, dtype, threads])], capture_output=True, text=True)
         if run.returncode: raise DataError(f"{n} on {mp:g} MP of {dtype}", f"fails ({run.stderr.strip().splitlines()[-1]})", "Measure smaller pictures")
         out.append(Scale(model=n, dtype=dtype, **{k: round(v, 3) for k, v in json.loads(run.stdout).items()}))
     return out

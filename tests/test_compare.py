@@ -145,10 +145,10 @@ def folder(tmp_path):
 
 def test_validation_pictures(folder):
     cfg = DataConfig(folder=str(folder), val_collections=("air",), val_fraction=.5)
-    held = validation_pictures(cfg, 0, count=3, side=64)
+    held = validation_pictures(cfg, count=3, side=64)
     assert {p.domain: p.collection for p in held} == {"in": "camera", "out": "air"} and {p.clean.shape for p in held} == {(64, 64, 3)}
-    assert [p.name for p in held] == [p.name for p in validation_pictures(cfg, 0, count=3, side=64)]
-    assert {p.domain for p in validation_pictures(DataConfig(folder=str(folder)), 0)} == {"in"}
+    assert [p.name for p in held] == [p.name for p in validation_pictures(cfg, count=3, side=64)]
+    assert {p.domain for p in validation_pictures(DataConfig(folder=str(folder)))} == {"in"}
 
 
 def command(*args, cwd): return subprocess.run([sys.executable, "-c", "from agri_cae.cli import main; main()", "compare", *map(str, args)], capture_output=True, text=True, cwd=cwd, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"})
