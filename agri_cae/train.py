@@ -226,10 +226,11 @@ def _done(cfg, weights, checkpoint):
 
 def _arrays(cfg, parts, progress):
     "What is learned from, how often each picture is drawn, and what is validated on"
-    arrays, p, val = load_arrays(parts.train, progress), odds(parts.train), load_arrays(parts.val, progress)
+    show = None if progress else False   # on a terminal only
+    arrays, p, val = load_arrays(parts.train, show), odds(parts.train), load_arrays(parts.val, show)
     share = cfg.data.synthetic if parts.train.kind == "clean" else 0
     if scenes := draw_scenes(round(len(arrays) * share / (1 - share)), arrays, seed=cfg.seed): p = np.append(p * (1 - share), np.full(len(scenes), share / len(scenes)))
-    return arrays + scenes, p, {"": val, "out_": load_arrays(parts.out, progress)} if parts.out else val
+    return arrays + scenes, p, {"": val, "out_": load_arrays(parts.out, show)} if parts.out else val
 
 def _train(cfg, out, track, run_id, callbacks, progress, changed):
     commit = git_commit()   # of the code that trains, whatever is committed meanwhile
