@@ -303,8 +303,9 @@ def worst_rows(
     domains=("in", "out", "own"),
 )->list[Row]:               # the least gain first
     "The pictures that lose most, each under the noise where it loses most."
-    rows = sorted((r for r in comparison.rows if r.domain in domains), key=lambda r: gain_of(r, comparison.models, limits.clean))
-    return [*{r.index: r for r in reversed(rows)}.values()][::-1][:count]
+    worst = {}
+    for r in sorted((r for r in comparison.rows if r.domain in domains), key=lambda r: gain_of(r, comparison.models, limits.clean)): worst.setdefault(r.index, r)
+    return [*worst.values()][:count]
 
 def _pictures_kept(comparison, limits):
     rows = [r for r in comparison.rows if r.domain in ("in", "out", "own")]
@@ -347,7 +348,7 @@ def plot_slices(
     plt, found = need("matplotlib.pyplot"), slices(comparison, limits)
     panels = {d: [s for s in found if s.domain == d] for d in dict.fromkeys(s.domain for s in found)}
     heights = [len(some) + 2.5 for some in panels.values()]
-    fig, axes = plt.subplots(len(panels), 1, figsize=(7.5, .2 * sum(heights)), dpi=70, squeeze=False, sharex=True, layout="constrained", height_ratios=heights)
+    fig, axes = plt.subplots(len(panels), 1, figsize=(9, .2 * sum(heights)), dpi=70, squeeze=False, sharex=True, layout="constrained", height_ratios=heights)
     for ax, (d, some) in zip(axes[:, 0], panels.items()):
         for y, s in enumerate(some):
             ax.plot([s.low, s.gain, s.high], [y] * 3, color=(colour := "C0" if d in DECIDING else "grey"), lw=1.5)
@@ -358,7 +359,7 @@ def plot_slices(
     reach = 1.15 * max(.4, *(abs(v) for s in found for v in (s.low, s.high, s.worst)))
     ax.set_xscale("symlog", linthresh=.3); ax.set_xlim(-reach, reach)
     ax.set_xticks(ticks := [-10, -3, -1, -.3, -.1, 0, .1, .3, 1, 3, 10], [f"{t:g}" for t in ticks]); ax.set_xticks([], minor=True)
-    ax.set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB; dashed: what a slice may lose")
+    ax.set_xlabel(f"PSNR of {comparison.models[0]} - {comparison.models[1]}, dB")
     plt.close(fig)
     return fig
 
