@@ -53,8 +53,9 @@ class Graph:
 # %% ../nbs/02a_files.ipynb #4c92b0dd
 def _convolve(g, layer, x):
     transposed, depthwise, odd = isinstance(layer, layers.Conv2DTranspose), isinstance(layer, layers.DepthwiseConv2D), layer.kernel_size[0] - layer.strides[0]
+    groups = dict(group=layer.kernel.shape[2]) if depthwise else {}
     y = g("ConvTranspose" if transposed else "Conv", x, g("Transpose", g.weight(layer.kernel), perm=[2, 3, 0, 1] if depthwise else [3, 2, 0, 1]), g.weight(layer.bias),
-          kernel_shape=layer.kernel_size, strides=layer.strides, pads=[odd // 2] * 2 + [odd - odd // 2] * 2, group=layer.kernel.shape[2] if depthwise else 1)
+          kernel_shape=layer.kernel_size, strides=layer.strides, pads=[odd // 2] * 2 + [odd - odd // 2] * 2, **groups)
     return g("Relu", y) if layer.activation is keras.activations.relu else y
 
 def _size(g, x): return g("Slice", g("Shape", x), np.int64([2]), np.int64([4]))   # of (B, C, H, W): H and W
