@@ -171,7 +171,7 @@ class TrainConfig(Entity):
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1, description="momentum of the averaged weights that are validated and kept; 0 switches it off")
     loss: Literal["psnr", "charbonnier", "mse"] = Field("psnr", description="see agri_cae.step.LOSSES")
-    psnr_floor: float = Field(55., gt=0, description="of the loss psnr: pictures that are restored as well as this pull half as much, dB")
+    psnr_floor: float = Field(50., gt=0, description="of the loss psnr: pictures that are restored as well as this pull half as much, dB")
     teacher: str = Field("", description="trained model whose output is a second target: a shipped name, or an .onnx or .keras file with its card; empty: none")
     teacher_weight: float = Field(0.9, ge=0, le=1, description="weight of the teacher's output; the clean picture has the rest")
     precision: Literal["float32", "mixed_bfloat16", "auto"] = Field("float32", description="Keras dtype policy of the network while it trains; auto: 16 bits where the processor computes with them")

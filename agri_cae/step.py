@@ -34,7 +34,7 @@ def charbonnier(clean, restored):
 
 def psnr_loss(
     clean, restored, # as for `mse`
-    floor=55.,       # dB: a picture that is restored as well as this pulls half as much, a better one still less
+    floor=50.,       # dB: a picture that is restored as well as this pulls half as much, a better one still less
 ):                   # (B,) dB
     """Minus the PSNR of each picture, as in HINet (Chen et al. 2021, arXiv:2105.06086): a decibel counts the same at every noise level. The floor keeps nearly
     clean pictures, where little is left to gain, from drowning the others."""
