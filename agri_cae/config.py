@@ -104,8 +104,8 @@ def unflatten(
 
 # %% ../nbs/00_config.ipynb #b820532b
 class NoiseConfig(Entity):
-    "Which degradations a clean picture suffers: a recipe of `agri_cae.recipes`, and the range of its Gaussian part."
-    recipe: str = Field("gaussian", description="name of a recipe in agri_cae.recipes.RECIPES")
+    "Which degradations a clean picture suffers: a recipe of `agri_cae.noise.recipes`, and the range of its Gaussian part."
+    recipe: str = Field("gaussian", description="name of a recipe in agri_cae.noise.recipes.RECIPES")
     sigma_min: float = Field(0., ge=0, le=255, description="least Gaussian standard deviation, 8-bit units")
     sigma_max: float = Field(55., ge=0, le=255, description="largest Gaussian standard deviation, 8-bit units")
     sigma_median: float | None = Field(None, description="half of the draws lie evenly below it, half above; None: the middle of the range")
@@ -136,7 +136,7 @@ class DataConfig(Entity):
     scale_jitter: float = Field(1., gt=0, le=1, description="crops are shrunk by a random factor from this to 1; 1 switches it off")
     colour_jitter: float = Field(0., ge=0, le=1, description="how much exposure, colour balance and contrast of clean crops vary, 0 to 1")
     permute: float = Field(0., ge=0, le=1, description="share of crops whose bands are shuffled, as false-colour pictures have them in any order")
-    synthetic: float = Field(0., ge=0, lt=1, description="share of drawn pictures (agri_cae.scenes) among the clean pictures that are trained on")
+    synthetic: float = Field(0., ge=0, lt=1, description="share of drawn pictures (agri_cae.noise.scenes) among the clean pictures that are trained on")
     source_pattern: str = Field("", description="regular expression whose group 1 names the source of a file, so that a source never falls on both sides of the split; "
                                 "empty: a MANIFEST.csv that names sources if there is one, else each file is its own source")
     value_range: ValueRange | None = Field(None, description="stored values that mean 0 and 1; by default the range of the data type")
@@ -163,14 +163,14 @@ class TrainConfig(Entity):
     steps_per_epoch: int = Field(100, ge=1, description="optimizer steps in an epoch")
     minutes: float | None = Field(None, gt=0, description="time budget over all resumed parts; the schedule then follows the clock, whichever budget ends first")
     gigapixels: float | None = Field(None, gt=0, description="budget of pixels that are learned from, 10^9; whichever budget ends first")
-    schedule: Literal["cosine", "constant", "decay"] = Field("cosine", description="course of the learning rate after the warm-up, see agri_cae.checkpoint.FALL")
+    schedule: Literal["cosine", "constant", "decay"] = Field("cosine", description="course of the learning rate after the warm-up, see agri_cae.fitting.checkpoint.FALL")
     lr: float = Field(3e-3, gt=0, lt=1, description="peak learning rate")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="see agri_cae.fit.OPTIMIZERS")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="see agri_cae.fitting.loop.OPTIMIZERS")
     weight_decay: float = Field(1e-4, ge=0, description="share of the weights that a step takes away, times the learning rate")
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1, description="momentum of the averaged weights that are validated and kept; 0 switches it off")
-    loss: Literal["psnr", "charbonnier", "mse"] = Field("psnr", description="see agri_cae.step.LOSSES")
+    loss: Literal["psnr", "charbonnier", "mse"] = Field("psnr", description="see agri_cae.fitting.step.LOSSES")
     psnr_floor: float = Field(50., gt=0, description="of the loss psnr: pictures that are restored as well as this pull half as much, dB")
     teacher: str = Field("", description="trained model whose output is a second target: a shipped name, or an .onnx or .keras file with its card; empty: none")
     teacher_weight: float = Field(0.9, ge=0, le=1, description="weight of the teacher's output; the clean picture has the rest")
@@ -187,7 +187,7 @@ class EvalConfig(Entity):
     "The evaluation protocol: picture i of the sorted list gets noise from `numpy.random.default_rng(noise_seed + i)`."
     folder: str = Field("", description="folder of clean pictures, or of pairs; empty: the samples in the package")
     sigmas: tuple[float, ...] = Field((15., 25., 50.), description="Gaussian noise levels, 8-bit units")
-    recipes: tuple[str, ...] = Field((), description="further conditions, names that agri_cae.evaluate.degrade knows: clean, motion9, and those of agri_cae.recipes, which need Keras")
+    recipes: tuple[str, ...] = Field((), description="further conditions, names that agri_cae.evaluate.degrade knows: clean, motion9, and those of agri_cae.noise.recipes, which need Keras")
     noise_seed: int = Field(1000, ge=0, description="seed of the first picture")
     baselines: tuple[str, ...] = Field(("opencv_nlm",), description="names in agri_cae.evaluate.BASELINES")
     strengths: dict[str, dict[str, float]] = Field({}, description="baseline -> condition -> factor on the sigma that the baseline is told; 1 where nothing is given")
@@ -208,7 +208,7 @@ def _strength(v):
 class ServeConfig(Entity):
     "How a `Denoiser` runs."
     model: str = Field("fast", description="shipped name, path of an .onnx or .keras file, or an MLflow URI")
-    engine: Literal["onnx", "openvino", "keras"] | None = Field(None, description="what runs the model, see agri_cae.engines; None: what the file is, ONNX Runtime for shipped models")
+    engine: Literal["onnx", "openvino", "keras"] | None = Field(None, description="what runs the model, see agri_cae.engines.runtimes; None: what the file is, ONNX Runtime for shipped models")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the engine; bfloat16 takes OpenVINO and a CPU that has it")
     strength: Annotated[float | Literal["auto"], BeforeValidator(_strength)] = Field(1., description="0 returns the input, 1 the model's output; auto: by the noise of the picture")
     ensemble: int = Field(0, ge=0, le=8, description="copies of the picture, mirrored and turned, whose mean is taken; 0: as many as the model's card says")
@@ -232,7 +232,7 @@ class Card(BaseModel):
     preset: Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands")
     receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
-    ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.self_ensemble")
+    ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.runtimes.self_ensemble")
     sha256: dict[str, str] = Field({}, description="file name -> SHA-256 of each weight file")
     train: dict = Field({}, description="the TrainConfig")
     data: dict = Field({}, description="digest, number of pictures and sources of the training data")

@@ -18,10 +18,10 @@ import cv2, keras
 import numpy as np
 from tqdm import tqdm
 
-from .check import CheckLimits, CheckReport, check_files, hamming, hash_array, to_uint8, write_text
+from .curation.checks import CheckLimits, CheckReport, check_files, hamming, hash_array, to_uint8, write_text
 from .config import ConfigError, DataConfig, DataError
-from .families import family, find_all, odds
-from .images import read_image, sample
+from .curation.families import family, find_all, odds
+from .io.images import read_image, sample
 
 # %% ../nbs/01_data.ipynb #a0b413aa
 log = logging.getLogger("agri_cae.data")
@@ -43,7 +43,7 @@ class Item:
     folder: str = ""           # of several folders that were opened together: its name in the data set
 
     @property
-    def family(self)->str: # a key of `agri_cae.families.FAMILIES`, or the first word of the tag
+    def family(self)->str: # a key of `agri_cae.curation.families.FAMILIES`, or the first word of the tag
         "The family of its tag."
         return family(self.tag)
 
@@ -103,7 +103,7 @@ def _items(report, files, partners, told):
 # %% ../nbs/01_data.ipynb #cf4c3f99
 def open_dataset(
     cfg:DataConfig,                # folders (none: two photos from the package), kind, source pattern, value range; pictures smaller than `cfg.patch` are left out
-    check=True,                    # leave out what `agri_cae.check` finds; False: keep everything, and refuse what cannot be read
+    check=True,                    # leave out what `agri_cae.curation.checks` finds; False: keep everything, and refuse what cannot be read
     limits:CheckLimits|None=None,  # where the check draws the line; by default `CheckLimits(min_side=cfg.patch)`
     progress:bool|None=None,       # show a progress bar; by default on a terminal only
 )->DataSet:                        # items in the order of the folders and of their names
@@ -114,7 +114,7 @@ def open_dataset(
         bad = [c for c in report.files if c.reason in ("unreadable", "corrupt")]
         if bad: raise DataError(root/bad[0].file, f"{bad[0].reason}: {bad[0].detail}", f"Remove it (there are {len(bad)} such), or open with check=True, which leaves it out")
         report = report.model_copy(update=dict(files=[c.model_copy(update=dict(reason="", of="")) for c in report.files]))
-    if not report.kept: raise DataError(root, f"nothing is left after the check: {report.summary()}", "Give other pictures, or move the limits (see agri_cae.check)")
+    if not report.kept: raise DataError(root, f"nothing is left after the check: {report.summary()}", "Give other pictures, or move the limits (see agri_cae.curation.checks)")
     if report.left_out: log.warning("%s: %s", root, report.summary())
     return DataSet(root, _items(report, files, partners, told), kind, cfg.value_range, report)
 
@@ -173,7 +173,7 @@ def _of_collections(ds, names):
     have = sorted({i.collection for i in ds.items} - {""})
     unknown = set(names).difference(have, (c.rpartition("/")[2] for c in have))
     if unknown: raise ConfigError("val_collections", f"{', '.join(sorted(unknown))}: no such collection here",
-        f"There are: {', '.join(have)}" if have else "Name the collection of each picture in a MANIFEST.csv, see agri_cae.families")
+        f"There are: {', '.join(have)}" if have else "Name the collection of each picture in a MANIFEST.csv, see agri_cae.curation.families")
     return [not {i.collection, i.collection.rpartition("/")[2]}.isdisjoint(names) for i in ds.items]
 
 def split(

@@ -18,11 +18,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from .baselines import BASELINES, LEVELS, baseline, tuned
-from .check import find_pictures, write_text
+from .measures.baselines import BASELINES, LEVELS, baseline, tuned
+from .curation.checks import find_pictures, write_text
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig
-from .images import SAMPLES, read_image, sample, show_images, to_float
-from .metrics import SSIM, MatchReference, awgn, canopy_error, match_retention, mse, need, psnr, ssim
+from .io.images import SAMPLES, read_image, sample, show_images, to_float
+from .measures.metrics import SSIM, MatchReference, awgn, canopy_error, match_retention, mse, need, psnr, ssim
 
 # %% ../nbs/04_evaluate.ipynb #47751d85
 class Scores(BaseModel):
@@ -102,14 +102,14 @@ class Report(BaseModel):
 # %% ../nbs/04_evaluate.ipynb #4ea0bb79
 def degrade(
     clean:np.ndarray,      # (H, W, C) float32 in [0, 1]
-    condition:float|str,   # sigma of white Gaussian noise in 8-bit units; clean: nothing at all; motion9: blur of 9 pixels at some angle, then sigma 5; or a name in `agri_cae.recipes.RECIPES`
+    condition:float|str,   # sigma of white Gaussian noise in 8-bit units; clean: nothing at all; motion9: blur of 9 pixels at some angle, then sigma 5; or a name in `agri_cae.noise.recipes.RECIPES`
     index:int,             # position of the picture in sorted order, from 0
     noise_seed:int=1000,   # seed of picture 0
 )->np.ndarray:             # (H, W, C) float32
     "A picture as a condition leaves it, by `awgn` or by the layers that models are trained with. Raises `ConfigError` for an unknown name, and without Keras for all but sigma and clean."
     if not isinstance(condition, str): return awgn(clean, condition, index, noise_seed)
     if condition == "clean": return clean.copy()
-    try: from agri_cae import noise, recipes
+    try: from agri_cae.noise import degradations as noise; from agri_cae.noise import recipes
     except ImportError: raise ConfigError(f"recipe {condition!r}", "needs Keras, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     seed = noise_seed + index
     layer = (recipes.Chain([noise.MotionBlur(9, seed=seed), noise.Gaussian(5, seed=seed + 1)]) if condition == "motion9" else

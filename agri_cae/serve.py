@@ -15,9 +15,9 @@ import numpy as np
 
 from . import __version__
 from .config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig, Settings, StoreError, answering, home, weights_path
-from .engines import load_engine
-from .estimate import TooSmall, estimate_sigma
-from .images import Picture, from_float, provenance_of, read_image, to_float, write_image
+from .engines.runtimes import load_engine
+from .noise.estimate import TooSmall, estimate_sigma
+from .io.images import Picture, from_float, provenance_of, read_image, to_float, write_image
 
 # %% ../nbs/05_serve.ipynb #797e7d72
 SUFFIX = {"onnx": ".onnx", "openvino": ".onnx", "keras": ".keras"}  # engine -> file

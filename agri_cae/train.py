@@ -17,15 +17,15 @@ import keras
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .check import write_text
+from .curation.checks import write_text
 from .config import Card, ConfigError, DataError, JsonFormatter, ModelError, OutputError, Settings, TrainConfig, answering, correlation_id, flatten, home, read_card, run_context, unflatten
-from .checkpoint import State, budget_used, finished
+from .fitting.checkpoint import State, budget_used, finished
 from .data import load_arrays, open_dataset, split
-from .families import odds
-from .files import git_commit, save_model, versions
-from .fit import Fitted, before_after, curves, fit
+from .curation.families import odds
+from .modelfiles.saving import git_commit, save_model, versions
+from .fitting.loop import Fitted, before_after, curves, fit
 from .model import receptive_field
-from .scenes import draw_scenes
+from .noise.scenes import draw_scenes
 
 # %% ../nbs/03_train.ipynb #921fef5a
 log = logging.getLogger(__name__)

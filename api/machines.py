@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agri_cae import __version__
-from agri_cae.service import denoise_batch, look
+from agri_cae.service.requests import denoise_batch, look
 
 from .problems import Problem, documented
 from .service import Service

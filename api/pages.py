@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
 
 from agri_cae.config import ServeConfig
-from agri_cae.images import SAMPLES, sample
+from agri_cae.io.images import SAMPLES, sample
 
 from .problems import Problem
 from .settings import ApiSettings

@@ -4,9 +4,9 @@ import logging, time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from agri_cae.images import Picture
+from agri_cae.io.images import Picture
 from agri_cae.serve import Denoiser
-from agri_cae.service import Shared, denoise_bytes, encode, look, tuned
+from agri_cae.service.requests import Shared, denoise_bytes, encode, look, tuned
 
 from .gate import Gate
 from .keys import Keys, Rates

@@ -6,7 +6,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from agri_cae.images import SUFFIXES
+from agri_cae.io.images import SUFFIXES
 
 from .problems import Problem
 

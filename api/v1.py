@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agri_cae.config import ConfigError
-from agri_cae.images import SUFFIXES
-from agri_cae.service import before_after, describe
+from agri_cae.io.images import SUFFIXES
+from agri_cae.service.requests import before_after, describe
 
 from .problems import documented
 from .service import Service, milliseconds

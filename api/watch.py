@@ -5,10 +5,10 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from agri_cae.alerts import Watcher, list_alerts, prometheus_text
-from agri_cae.dashboard import CSP, monitor_page
-from agri_cae.drift import find_profiles
-from agri_cae.monitor import PredictionLog, picture_statistics
+from agri_cae.monitoring.alerts import Watcher, list_alerts, prometheus_text
+from agri_cae.monitoring.dashboard import CSP, monitor_page
+from agri_cae.monitoring.drift import find_profiles
+from agri_cae.monitoring.log import PredictionLog, picture_statistics
 
 from .problems import Problem
 

@@ -35,7 +35,7 @@ def main(args):
     if not filled(pictures / "new"): print("nothing to do: there are no new pictures"); return 0
     load_state(archive, home)
     folders = [x for o in ("store", "test") if filled(pictures / o) for x in (f"--{o}", str(pictures / o))]
-    done = subprocess.run([sys.executable, "-c", "from agri_cae.cli import main; main()", "retrain", str(pictures / "new"), *folders, "--json", *args], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", "from agri_cae.cli.main import main; main()", "retrain", str(pictures / "new"), *folders, "--json", *args], stdout=subprocess.PIPE, text=True)
     if done.returncode: return done.returncode
     print(done.stdout, end="")
     outcome = json.loads(done.stdout)
@@ -43,7 +43,7 @@ def main(args):
     report = Path(outcome["folder"])
     shutil.copytree(report, pictures / "reports" / report.name, ignore=lambda at, names: [n for n in names if not n.startswith("report.") and not n.endswith(".png")], dirs_exist_ok=True)
     save_state(home, archive)
-    from agri_cae.registry import aliases
+    from agri_cae.lifecycle.registry import aliases
     from agri_cae.serve import model_path
     if version := aliases().get("champion"): print(f"the service takes the champion with MODEL={publish(model_path('models:/agri-cae@champion'), version, models)}")
     return 0

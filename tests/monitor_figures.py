@@ -1,4 +1,4 @@
-"""False alarms and detection of `agri_cae.alerts`, measured on training pictures: python tests/monitor_figures.py FOLDER [--every 1] [--seeds 20]
+"""False alarms and detection of `agri_cae.monitoring.alerts`, measured on training pictures: python tests/monitor_figures.py FOLDER [--every 1] [--seeds 20]
 
 FOLDER holds pictures listed in ../MANIFEST.csv. Half of the photos make the profile; traffic comes from the other half, with noise as the model `fast` was trained with, so it is in distribution but
 never seen. For each seed another half: 20 windows of such traffic, one look at each; and for each shift 100 such pictures, then shifted ones, with a look after every 10, until an alert opens.
@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agri_cae.alerts import take_look, update_alerts
-from agri_cae.drift import Profile
-from agri_cae.images import from_float, read_image, to_float
-from agri_cae.monitor import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
+from agri_cae.monitoring.alerts import take_look, update_alerts
+from agri_cae.monitoring.drift import Profile
+from agri_cae.io.images import from_float, read_image, to_float
+from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 from agri_cae.serve import Denoiser
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agri_cae import check, data
-from agri_cae.check import CheckLimits, CheckReport, check_file, check_images
+from agri_cae import data; from agri_cae.curation import checks as check
+from agri_cae.curation.checks import CheckLimits, CheckReport, check_file, check_images
 from agri_cae.config import ConfigError, DataConfig, DataError, OutputError
 from agri_cae.data import Crops, DataSet, Item, load_arrays, odds, open_dataset, split, split_by_source, validation_crops
-from agri_cae.images import Picture, read_image, sample, write_image
+from agri_cae.io.images import Picture, read_image, sample, write_image
 
 SHARED = Path(__file__).parents[2]/"shared"/"data"
 PHOTO = read_image(sample("field_camera")).data
@@ -399,7 +399,7 @@ def test_missing_packages_are_named(photos, monkeypatch):
 
 def test_the_check_needs_no_keras():
     import subprocess
-    code = "import sys; from agri_cae.check import check_images; from agri_cae.images import sample; check_images(sample('airborne').parent, progress=False); print({'keras', 'tensorflow', 'matplotlib'} & set(sys.modules))"
+    code = "import sys; from agri_cae.curation.checks import check_images; from agri_cae.io.images import sample; check_images(sample('airborne').parent, progress=False); print({'keras', 'tensorflow', 'matplotlib'} & set(sys.modules))"
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert r.stdout.strip() == "set()" and not r.stderr, r.stderr
 

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from agri_cae.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
+from agri_cae.measures.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
 from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, OutputError
 from agri_cae.evaluate import Report, before_after, degrade, evaluate, find_cases, plot_report
-from agri_cae.images import SAMPLES, Picture, read_image, sample, to_float, write_image
-from agri_cae.metrics import MatchReference, awgn, canopy_cover, canopy_error, canopy_threshold, match_retention, mse, psnr, ssim
+from agri_cae.io.images import SAMPLES, Picture, read_image, sample, to_float, write_image
+from agri_cae.measures.metrics import MatchReference, awgn, canopy_cover, canopy_error, canopy_threshold, match_retention, mse, psnr, ssim
 
 FAST = EvalConfig(sigmas=(25.,), baselines=())
 FLOOR = dict(opencv_nlm=[(2., 2.4, 5.), (3.8, 5.7, 6.9)], opencv_bilateral=[(3.8, 4.1, 5.9), (3., 3.7, 7.)],
@@ -180,7 +180,7 @@ def test_pairs(tmp_path, flower, names):
 
 
 def test_named_conditions_are_the_layers_of_training(flower):
-    recipes, noise = pytest.importorskip("agri_cae.recipes"), pytest.importorskip("agri_cae.noise")
+    recipes, noise = pytest.importorskip("agri_cae.noise.recipes"), pytest.importorskip("agri_cae.noise.degradations")
     x = flower[:64, :64]
     for name in recipes.RECIPES:
         assert np.array_equal(degrade(x, name, 3, 7), np.asarray(recipes.make_recipe(NoiseConfig(recipe=name), 10)(x[None])[0])), name
@@ -326,7 +326,7 @@ import sys
 for m in ("skimage", "matplotlib", "pywt", "keras"): sys.modules[m] = None
 import numpy as np
 from agri_cae.evaluate import *
-from agri_cae.metrics import ssim
+from agri_cae.measures.metrics import ssim
 from agri_cae.config import ConfigError, EvalConfig
 x = {"a": np.random.default_rng(0).random((64, 64, 3), dtype=np.float32)}
 r = evaluate({}, EvalConfig(baselines=("opencv_nlm", "opencv_bilateral")), x, metrics=("mse", "psnr", "canopy_error", "match_retention"))

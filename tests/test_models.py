@@ -11,9 +11,9 @@ from tiny_model import box_model, write_card
 keras = pytest.importorskip("keras")
 
 from agri_cae.config import Card, ModelConfig, ModelError, TrainConfig, shipped, unflatten, weights_path
-from agri_cae.files import load_model, save_model
-from agri_cae.fit import fit
-from agri_cae.images import Picture, write_image
+from agri_cae.modelfiles.saving import load_model, save_model
+from agri_cae.fitting.loop import fit
+from agri_cae.io.images import Picture, write_image
 from agri_cae.model import build
 from agri_cae.serve import Denoiser
 
@@ -84,7 +84,7 @@ def test_training_starts_from_shipped_weights(tmp_path, start):
 def test_the_shipped_file_can_be_written_again(tmp_path, backend):
     "From the weights in it, the same graph comes out of every backend, and TensorFlow is not needed for it"
     pytest.importorskip(backend)
-    code = f"import sys; from agri_cae.files import *; export_onnx(load_model('fast'), 'again.onnx'); print('tensorflow' in sys.modules)"
+    code = f"import sys; from agri_cae.modelfiles.saving import *; export_onnx(load_model('fast'), 'again.onnx'); print('tensorflow' in sys.modules)"
     env = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, str(backend == "tensorflow")), done.stderr[-2000:]
@@ -206,7 +206,7 @@ def test_the_command_says_it_in_one_line(files, name, break_it, what):
     break_it(files / name)
     write_image(Picture(np.zeros((20, 20, 3), np.uint8)), files / "a.png")
     env = {k: v for k, v in os.environ.items() if not k.startswith("AGRI_CAE")} | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, "-c", "from agri_cae.cli import main; main()", "denoise", "a.png", "b.png", "--model", name], cwd=files, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "from agri_cae.cli.main import main; main()", "denoise", "a.png", "b.png", "--model", name], cwd=files, env=env, capture_output=True, text=True)
     assert done.returncode in (1, 2) and done.stdout == "", done
     line, = done.stderr.splitlines()
     assert what in line and "Traceback" not in line and not (files / "b.png").exists()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tiny_model import block_model, box_model, write_card
 
-from agri_cae import config, engines, serve
+from agri_cae import config, serve; from agri_cae.engines import runtimes as engines
 from agri_cae.config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig, shipped
-from agri_cae.estimate import sigma_errors
-from agri_cae.images import SAMPLES, Picture, from_float, provenance_of, read_image, sample, to_float, write_image
-from agri_cae.metrics import awgn, psnr
+from agri_cae.noise.estimate import sigma_errors
+from agri_cae.io.images import SAMPLES, Picture, from_float, provenance_of, read_image, sample, to_float, write_image
+from agri_cae.measures.metrics import awgn, psnr
 from agri_cae.serve import Denoiser, DenoisedBefore, denoise_file
 
 SHARED = Path(__file__).parents[2]/"shared/data"
@@ -347,7 +347,7 @@ def test_shared_between_threads(box, engine):
     assert all((a == d(x)).all() for a, x in zip(together, xs))
 
 
-@pytest.mark.parametrize("module", ["agri_cae.serve", "agri_cae.cli", "agri_cae.images", "agri_cae.demo"])
+@pytest.mark.parametrize("module", ["agri_cae.serve", "agri_cae.cli.main", "agri_cae.io.images", "agri_cae.cli.demo"])
 def test_light_imports(module):
     code = f"import sys, {module}; print(*sorted({{m.split('.')[0] for m in sys.modules}} & {{'tensorflow', 'keras', 'mlflow', 'matplotlib', 'torch', 'jax', 'skimage', 'pandas', 'openvino'}}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])

@@ -8,8 +8,8 @@ import papermill
 import pytest
 
 from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
-from agri_cae.fit import fit, validation_sets
-from agri_cae.images import sample, read_image
+from agri_cae.fitting.loop import fit, validation_sets
+from agri_cae.io.images import sample, read_image
 from agri_cae.serve import Denoiser
 from agri_cae.train import open_store, pipeline, run_notebook, train
 

@@ -6,11 +6,11 @@ import json, shutil, sys
 
 import numpy as np
 
-from agri_cae.check import write_text
+from agri_cae.curation.checks import write_text
 from agri_cae.config import DataConfig, NoiseConfig, read_card, weights_path
 from agri_cae.data import load_arrays, open_dataset, split
-from agri_cae.engines import load_engine
-from agri_cae.fit import mean_scores, psnr, validation_sets
+from agri_cae.engines.runtimes import load_engine
+from agri_cae.fitting.loop import mean_scores, psnr, validation_sets
 
 COPIES = 4
 base, card = weights_path("base"), read_card("base")

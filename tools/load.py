@@ -8,15 +8,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")   # as in the service
 import numpy as np
 import psutil
 
-from agri_cae.images import Picture, read_image, sample
+from agri_cae.io.images import Picture, read_image, sample
 from agri_cae.serve import Denoiser
-from agri_cae.service import denoise_bytes, encode
+from agri_cae.service.requests import denoise_bytes, encode
 
 
 class Server:
     def __init__(self, model, **env):
         with socket.socket() as s: s.bind(("127.0.0.1", 0)); self.port = s.getsockname()[1]
-        self.process = subprocess.Popen([sys.executable, "-c", "from agri_cae.cli import main; main()", "serve", "--workers", "0", "--model", model, "--port", str(self.port)],
+        self.process = subprocess.Popen([sys.executable, "-c", "from agri_cae.cli.main import main; main()", "serve", "--workers", "0", "--model", model, "--port", str(self.port)],
                                         env=os.environ | {"AGRI_CAE_MODELS": json.dumps([model]), "AGRI_CAE_LOG_LEVEL": "WARNING"} | env)
         end = time.monotonic() + 60
         while True:

@@ -44,7 +44,7 @@ for name in ${MODELS:-fast base large restore}; do
   [ "$name" != restore ] || settings+=(recipe=restore)
   for f in ${INIT:+"$INIT/$name.keras" "$INIT/$name.onnx"}; do [ ! -f "$f" ] || settings+=(init_from="$f"); done
   settings+=(${SET:-})
-  "$python" -c "from agri_cae.cli import main; main()" train --config "$repo/nbs/pipelines/gpu.yaml" --no-track --out "$runs/$name" "${settings[@]/#/--set=}"
+  "$python" -c "from agri_cae.cli.main import main; main()" train --config "$repo/nbs/pipelines/gpu.yaml" --no-track --out "$runs/$name" "${settings[@]/#/--set=}"
   for f in "$runs/$name/$name".{keras,onnx,json}; do   # the card comes last: with it the model is done
     if [ "$(wc -c < "$f")" -le 16777216 ]; then cp "$f" "$out/.part" && mv "$out/.part" "$out/${f##*/}"; else echo "${f##*/} is larger than 16 MiB and stays in $runs/$name"; fi
   done

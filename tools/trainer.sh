@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL=3 KERAS_BACKEND=${KERAS_BACKEND:-tensorflow} PYTHONU
 last='{ echo 19 > /proc/self/autogroup; } 2>/dev/null; exec "$@"'
 
 alive() { # the process whose number is in the file, if it is the trainer
-  pid=$(cat "$home/pid" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ps -o args= -p "$pid" | grep -q agri_cae.trainer
+  pid=$(cat "$home/pid" 2>/dev/null) && [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ps -o args= -p "$pid" | grep -q agri_cae.search.trainer
 }
 
 snapshot() { # the commit that is checked out, as a wheel in an environment of its own
@@ -37,7 +37,7 @@ on() {
     [ $# -gt 0 ] || { echo "Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }
     for f in "$@"; do [ -d "$f" ] || { echo "$f: is no folder. Name the folders of pictures: make train-on TRAIN='folder folder'" >&2; return 2; }; done
     [ -f "$home/env/commit" ] || { snapshot; change; }
-    AGRI_CAE_COMMIT=$(cat "$home/env/commit") setsid nohup nice -n 19 bash -c "$last" - "${run[@]}" -m agri_cae.trainer work "$(queue)" "$@" >> "$home/log" 2>&1 < /dev/null &
+    AGRI_CAE_COMMIT=$(cat "$home/env/commit") setsid nohup nice -n 19 bash -c "$last" - "${run[@]}" -m agri_cae.search.trainer work "$(queue)" "$@" >> "$home/log" 2>&1 < /dev/null &
     echo $! > "$home/pid"
     for _ in $(seq 240); do   # until it has said where it begins
       sleep 1; alive || { echo "The trainer has ended:" >&2; tail -n 5 "$home/log" >&2; return 1; }
@@ -58,7 +58,7 @@ off() {
 status() {
   [ -f "$home/env/commit" ] || { echo "There is no trainer yet: make train-on"; return; }
   if alive; then echo "at work (process $pid), commit $(cut -c1-12 "$home/env/commit"), $home"; else echo "not at work, commit $(cut -c1-12 "$home/env/commit"), $home"; fi
-  "${run[@]}" -m agri_cae.trainer status "$(queue)"
+  "${run[@]}" -m agri_cae.search.trainer status "$(queue)"
 }
 
 update() { # a new copy of the code; the trainer changes over at its next checkpoint
