@@ -4,16 +4,12 @@
 
 # %% auto #0
 __all__ = ['ValueRange', 'AgriCaeError', 'ConfigError', 'ImageError', 'OutputError', 'DataError', 'ModelError', 'StoreError',
-           'Entity', 'flatten', 'unflatten', 'NoiseConfig', 'DataConfig', 'ModelConfig', 'TrainConfig', 'EvalConfig',
-           'ServeConfig', 'Card', 'sha256', 'shipped', 'weights_path', 'read_card', 'Settings', 'home', 'answering',
-           'run_context', 'correlation_id', 'JsonFormatter', 'setup_logging']
+           'need', 'Entity', 'flatten', 'unflatten', 'NoiseConfig', 'DataConfig', 'ModelConfig', 'TrainConfig',
+           'EvalConfig', 'ServeConfig', 'Settings', 'home']
 
 # %% ../nbs/00_config.ipynb #86c006b7
-import hashlib, json, logging, logging.handlers, os, re, sys, uuid
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import datetime, timezone
-from importlib.resources import files
+import importlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,6 +37,15 @@ class OutputError(AgriCaeError): "A result cannot be written."
 class DataError(AgriCaeError):   "A data set cannot be used for training or evaluation."
 class ModelError(AgriCaeError):  "A model cannot be found, read or trusted."
 class StoreError(AgriCaeError):  "The tracking server does not answer."
+
+# %% ../nbs/00_config.ipynb #65d50e13
+def need(
+    module:str,                     # such as skimage.metrics
+    pip:str='"agri-cae[train]"',    # what to install when it is missing
+):                                  # the module
+    "Import a package that the base install does not bring; raises `ConfigError` naming what to install."
+    try: return importlib.import_module(module)
+    except ImportError: raise ConfigError(module.split(".")[0], "is not installed", f"pip install {pip}") from None
 
 # %% ../nbs/00_config.ipynb #0d8db087
 def _config_error(where, e):
@@ -166,7 +171,7 @@ class TrainConfig(Entity):
     schedule: Literal["cosine", "constant", "decay"] = Field("cosine", description="course of the learning rate after the warm-up, see agri_cae.fitting.checkpoint.FALL")
     lr: float = Field(3e-3, gt=0, lt=1, description="peak learning rate")
     warmup: float = Field(0.02, ge=0, lt=1, description="share of the budget in which the rate rises from 0")
-    optimizer: Literal["adamw", "muon"] = Field("adamw", description="see agri_cae.fitting.loop.OPTIMIZERS")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="see agri_cae.fitting.step.OPTIMIZERS")
     weight_decay: float = Field(1e-4, ge=0, description="share of the weights that a step takes away, times the learning rate")
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1, description="momentum of the averaged weights that are validated and kept; 0 switches it off")
@@ -189,7 +194,7 @@ class EvalConfig(Entity):
     sigmas: tuple[float, ...] = Field((15., 25., 50.), description="Gaussian noise levels, 8-bit units")
     recipes: tuple[str, ...] = Field((), description="further conditions, names that agri_cae.evaluate.degrade knows: clean, motion9, and those of agri_cae.noise.recipes, which need Keras")
     noise_seed: int = Field(1000, ge=0, description="seed of the first picture")
-    baselines: tuple[str, ...] = Field(("opencv_nlm",), description="names in agri_cae.evaluate.BASELINES")
+    baselines: tuple[str, ...] = Field(("opencv_nlm",), description="names in agri_cae.measures.baselines.BASELINES")
     strengths: dict[str, dict[str, float]] = Field({}, description="baseline -> condition -> factor on the sigma that the baseline is told; 1 where nothing is given")
     every: int = Field(1, ge=1, description="measure every so many pictures only, from the first; each keeps its own noise")
 
@@ -223,62 +228,6 @@ class ServeConfig(Entity):
         if self.precision == "bfloat16" and self.engine != "openvino": raise ValueError("precision bfloat16 takes engine openvino")
         return self
 
-# %% ../nbs/00_config.ipynb #8780bcb3
-class Card(BaseModel):
-    "A model's identity card, kept as JSON beside its weights; extra keys are kept."
-    model_config = ConfigDict(extra="allow")
-    name: str = Field(description="name of the model, such as fast")
-    version: str = Field("0", description="version of the weights")
-    preset: Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
-    channels: int = Field(3, ge=1, le=64, description="bands")
-    receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
-    ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.runtimes.self_ensemble")
-    sha256: dict[str, str] = Field({}, description="file name -> SHA-256 of each weight file")
-    train: dict = Field({}, description="the TrainConfig")
-    data: dict = Field({}, description="digest, number of pictures and sources of the training data")
-    metrics: dict = Field({}, description="validation metrics of these weights")
-    history: list[dict] = Field([], description="the training runs that led here, oldest first")
-    versions: dict[str, str] = Field({}, description="package -> version")
-    git_commit: str = Field("", description="commit of the training code, with +dirty when files differed")
-    created: str = Field("", description="UTC date")
-
-# %% ../nbs/00_config.ipynb #8b6fb407
-def sha256(
-    path:str|Path, # a file
-)->str:            # 64 hexadecimal digits
-    "SHA-256 of a file's content."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-
-# %% ../nbs/00_config.ipynb #da569053
-def shipped()->list[str]: # names
-    "The models in the package."
-    folder = files("agri_cae").joinpath("weights")
-    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".onnx")) if folder.is_dir() else []
-
-def weights_path(
-    model:str|Path, # shipped name, or path of an .onnx or .keras file
-)->Path:            # a file of weights that exists
-    "Find the weights of a model. Raises `ModelError` when there are none."
-    path = Path(model).expanduser()
-    if not path.suffix and not path.exists(): path = Path(str(files("agri_cae").joinpath("weights", f"{model}.onnx")))
-    if path.suffix in (".onnx", ".keras") and path.is_file(): return path.resolve()
-    raise ModelError(model, "is no model", f"Give a shipped name ({', '.join(shipped())}), or the path of an .onnx or .keras file")
-
-# %% ../nbs/00_config.ipynb #79712d7d
-def read_card(
-    model:str|Path, # shipped name, or path of an .onnx or .keras file
-)->Card:            # the card beside it
-    "The card of a model, once the hash of its weights is found on it. Raises `ModelError`."
-    path = weights_path(model); beside = path.with_suffix(".json")
-    try: card = Card.model_validate_json(beside.read_bytes())
-    except OSError: raise ModelError(path, f"its card {beside.name} is missing", "Copy the card together with the weights") from None
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        raise ModelError(beside, f"is not a model card ({': '.join([*map(str, first['loc']), first['msg']])})", "Copy card and weights again, together") from None
-    if sha256(path) not in card.sha256.values():
-        raise ModelError(path, f"is not the file that its card {beside.name} describes: the SHA-256 differs", "Copy card and weights again, together")
-    return card
-
 # %% ../nbs/00_config.ipynb #cd372dd1
 class Settings(BaseSettings):
     "Settings of this machine. Precedence: arguments, environment, `.env`, YAML, defaults."
@@ -309,68 +258,3 @@ def home()->Path: # an existing folder
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ConfigError(path, f"cannot be made ({e.strerror})", "Set AGRI_CAE_HOME to a folder that you may write to") from None
     return path.resolve()
-
-# %% ../nbs/00_config.ipynb #5ea1c0d2
-@contextmanager
-def answering(
-    retries:str="", # how often to ask again, unless MLFLOW_HTTP_REQUEST_MAX_RETRIES says so; empty: as often as MLflow does
-):
-    "Context or decorator in which a tracking server that does not answer MLflow is a `StoreError`."
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    few = bool(retries) and name not in os.environ
-    if few: os.environ[name] = retries
-    try: yield
-    except Exception as e:
-        if getattr(e, "ename", "") != "StoreError" and not re.match("API request to .* failed with (timeout )?exception", str(e)): raise   # ename: of an error in a notebook
-        raise StoreError(Settings().tracking_uri or "AGRI_CAE_TRACKING_URI", "the tracking server does not answer", "Start it or correct AGRI_CAE_TRACKING_URI; the same command goes on where this one stopped") from None
-    finally:
-        if few: os.environ.pop(name, None)
-
-# %% ../nbs/00_config.ipynb #fb613646
-_context: ContextVar[dict] = ContextVar("agri_cae_context", default={})
-
-@contextmanager
-def run_context(
-    **fields, # what to add to each log line, such as run_id="...", file="..."; run_id is made up when there is none yet
-):
-    "Add fields to every log line inside the `with`; nested contexts add up."
-    token = _context.set({"run_id": uuid.uuid4().hex[:12], **_context.get(), **fields})
-    try: yield _context.get()
-    finally: _context.reset(token)
-
-# %% ../nbs/00_config.ipynb #70618394
-def correlation_id()->str: # 12 hexadecimal digits
-    "What ties together the log lines and runs that one command has caused; made up by the first process that asks."
-    return os.environ.setdefault("AGRI_CAE_CORRELATION_ID", uuid.uuid4().hex[:12])
-
-# %% ../nbs/00_config.ipynb #d9672d93
-class JsonFormatter(logging.Formatter):
-    "One JSON object a line: UTC time, level, logger, message, run context, traceback if any."
-    def format(self, record):
-        out = {"time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"), "level": record.levelname,
-               "logger": record.name, "message": record.getMessage(), "correlation_id": correlation_id(), **_context.get()}
-        if record.exc_info: out["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(out, ensure_ascii=False, default=str)
-
-# %% ../nbs/00_config.ipynb #33334211
-def setup_logging(
-    level:str|None=None,      # least level on the console; by default the settings' level
-    file:str|Path|None=None,  # JSON-lines file; by default the settings' file, if any
-)->logging.Logger:            # the package's logger
-    "Set the handlers of the `agri_cae` logger: console (stderr) and rotating file. Safe to call again. Raises `OutputError` when the file cannot be opened."
-    s, log = Settings(), logging.getLogger("agri_cae")
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    console.setLevel(level or s.log_level)
-    handlers, file = [console], file or s.log_file
-    if file:
-        try:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.handlers.RotatingFileHandler(file, maxBytes=s.log_max_bytes, backupCount=s.log_backups, encoding="utf-8",
-                                                                 errors="backslashreplace"))   # file names need not be UTF-8
-        except OSError as e: raise OutputError(file, f"the log file cannot be opened ({e.strerror})", "Choose another with AGRI_CAE_LOG_FILE") from None
-        handlers[-1].setFormatter(JsonFormatter())
-    for h in list(log.handlers): log.removeHandler(h); h.close()
-    for h in handlers: log.addHandler(h)
-    log.setLevel(min(getattr(logging, s.log_level), console.level)); log.propagate = False
-    return log

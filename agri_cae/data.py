@@ -7,20 +7,25 @@ __all__ = ['log', 'Item', 'DataSet', 'open_dataset', 'split_by_source', 'Split',
            'Crops', 'validation_crops']
 
 # %% ../nbs/01_data.ipynb #a5e3421b
-import hashlib, json, logging, os
+import hashlib
+import json
+import logging
+import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2, keras
+import cv2
+import keras
 import numpy as np
 from tqdm import tqdm
 
-from .curation.checks import CheckLimits, CheckReport, check_files, hamming, hash_array, to_uint8, write_text
 from .config import ConfigError, DataConfig, DataError
-from .curation.families import family, find_all, odds
+from .curation.checks import CheckLimits, CheckReport, check_files, hamming, hash_array, to_uint8
+from .curation.families import family, find_all
+from .io.files import write_text
 from .io.images import read_image, sample
 
 # %% ../nbs/01_data.ipynb #a0b413aa

@@ -7,7 +7,11 @@ __all__ = ['METRICS', 'Scores', 'ImageScores', 'MeanScores', 'Context', 'label',
            'evaluate', 'before_after', 'plot_report']
 
 # %% ../nbs/04_evaluate.ipynb #572e2f00
-import hashlib, os, platform, statistics, time
+import hashlib
+import os
+import platform
+import statistics
+import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,11 +22,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from .measures.baselines import BASELINES, LEVELS, baseline, tuned
-from .curation.checks import find_pictures, write_text
-from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig
+from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
+from .curation.checks import find_pictures
+from .io.files import write_text
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
-from .measures.metrics import SSIM, MatchReference, awgn, canopy_error, match_retention, mse, need, psnr, ssim
+from .measures.baselines import BASELINES, LEVELS, baseline, tuned
+from .measures.metrics import SSIM, MatchReference, canopy_error, match_retention, mse, psnr, ssim
+from .noise.awgn import awgn
 
 # %% ../nbs/04_evaluate.ipynb #47751d85
 class Scores(BaseModel):

@@ -1,5 +1,7 @@
 "The application: `create_app()`."
-import asyncio, os, signal
+import asyncio
+import os
+import signal
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated
 
@@ -8,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from pydantic.json_schema import models_json_schema
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from agri_cae import __version__

@@ -1,5 +1,6 @@
 "Who is let in, how long it may take, and where the work is done: a bounded queue before a few threads."
-import asyncio, threading
+import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context

@@ -1,5 +1,10 @@
 "Who may call: API keys, of which only hashes are known, and a rate for each."
-import hashlib, hmac, math, re, secrets, time
+import hashlib
+import hmac
+import math
+import re
+import secrets
+import time
 from collections import OrderedDict
 
 from agri_cae.config import ConfigError

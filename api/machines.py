@@ -1,5 +1,9 @@
 "The routes that machines expect: the Open Inference Protocol (KServe v2), and what Vertex AI wants of a container."
-import base64, binascii, json, math, os
+import base64
+import binascii
+import json
+import math
+import os
 from typing import Annotated, Any, Literal
 
 import numpy as np

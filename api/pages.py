@@ -1,5 +1,8 @@
 "Pages for people: the try-it page, the description of the routes, and the samples that they show."
-import base64, hashlib, html, re
+import base64
+import hashlib
+import html
+import re
 from importlib.resources import files
 
 from fastapi import APIRouter
@@ -10,6 +13,7 @@ from agri_cae.io.images import SAMPLES, sample
 
 from .problems import Problem
 from .settings import ApiSettings
+
 
 def _settings():
     "Rows of a table"

@@ -1,10 +1,13 @@
 "Start the service: one process or several, watched and replaced when they die."
-import logging, os, signal, tempfile
+import logging
+import os
+import signal
+import tempfile
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from agri_cae.config import setup_logging
+from agri_cae.tracking.logs import setup_logging
 
 from .settings import ApiSettings
 

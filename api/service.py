@@ -1,5 +1,6 @@
 "What all routes share: settings, models that are loaded and warm, the gate, keys, and the log of predictions."
-import logging, time
+import logging
+import time
 
 import numpy as np
 from threadpoolctl import threadpool_limits

@@ -4,7 +4,8 @@ from pathlib import Path, PurePath
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from agri_cae.config import ServeConfig, Settings, shipped
+from agri_cae.config import ServeConfig, Settings
+from agri_cae.modelfiles.card import shipped
 
 
 class ApiSettings(Settings):

@@ -1,9 +1,12 @@
 "Around every request: an id, security headers, metrics, a log line, and an answer to what went wrong."
-import logging, re, time, uuid
+import logging
+import re
+import time
+import uuid
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from agri_cae.config import run_context
+from agri_cae.tracking.logs import run_context
 
 from .problems import answer
 

@@ -2,7 +2,13 @@
 
 A mounted bucket knows no locks, and SQLite needs them: runs and versions are on local disk while the job works, and one archive in the bucket. Arguments are those of `agri-cae retrain`.
 """
-import hashlib, json, os, shutil, subprocess, sys, tarfile
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 

@@ -1,5 +1,8 @@
 "Bad and odd image files, made from nothing: `make(folder)` writes them and yields (name, 'error' or 'ok', why)."
-import io, os, struct, zlib
+import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 "Hostile and broken uploads, always the same: `files()` yields (name, bytes)."
-import io, random, struct, zlib
+import random
+import struct
+import zlib
 
 import badfiles
 import numpy as np

@@ -3,15 +3,17 @@
 FOLDER holds pictures listed in ../MANIFEST.csv. Half of the photos make the profile; traffic comes from the other half, with noise as the model `fast` was trained with, so it is in distribution but
 never seen. For each seed another half: 20 windows of such traffic, one look at each; and for each shift 100 such pictures, then shifted ones, with a look after every 10, until an alert opens.
 """
-import argparse, csv, tempfile
+import argparse
+import csv
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from agri_cae.io.images import from_float, read_image, to_float
 from agri_cae.monitoring.alerts import take_look, update_alerts
 from agri_cae.monitoring.drift import Profile
-from agri_cae.io.images import from_float, read_image, to_float
 from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 from agri_cae.serve import Denoiser
 

@@ -1,15 +1,24 @@
 "What a data set promises: no leakage, a digest that names its content, batches that can be made again, and a clear word on every bad file."
-import hashlib, json, logging, os, shutil, sys, threading, unicodedata
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import threading
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from agri_cae import data; from agri_cae.curation import checks as check
-from agri_cae.curation.checks import CheckLimits, CheckReport, check_file, check_images
+from agri_cae import data
 from agri_cae.config import ConfigError, DataConfig, DataError, OutputError
-from agri_cae.data import Crops, DataSet, Item, load_arrays, odds, open_dataset, split, split_by_source, validation_crops
+from agri_cae.curation import checks as check
+from agri_cae.curation.checks import CheckLimits, CheckReport, check_file, check_images
+from agri_cae.curation.families import odds
+from agri_cae.data import Crops, DataSet, Item, load_arrays, open_dataset, split, split_by_source, validation_crops
 from agri_cae.io.images import Picture, read_image, sample, write_image
 
 SHARED = Path(__file__).parents[2]/"shared"/"data"

@@ -1,16 +1,29 @@
 "Metrics, baselines and evaluation: against formulas, on odd input, and what is imported."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import cv2
 import numpy as np
 import pytest
 
-from agri_cae.measures.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
 from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, OutputError
 from agri_cae.evaluate import Report, before_after, degrade, evaluate, find_cases, plot_report
-from agri_cae.io.images import SAMPLES, Picture, read_image, sample, to_float, write_image
-from agri_cae.measures.metrics import MatchReference, awgn, canopy_cover, canopy_error, canopy_threshold, match_retention, mse, psnr, ssim
+from agri_cae.io.images import SAMPLES, read_image, sample, to_float
+from agri_cae.measures.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
+from agri_cae.measures.metrics import (
+    MatchReference,
+    canopy_cover,
+    canopy_error,
+    canopy_threshold,
+    match_retention,
+    mse,
+    psnr,
+    ssim,
+)
+from agri_cae.noise.awgn import awgn
 
 FAST = EvalConfig(sigmas=(25.,), baselines=())
 FLOOR = dict(opencv_nlm=[(2., 2.4, 5.), (3.8, 5.7, 6.9)], opencv_bilateral=[(3.8, 4.1, 5.9), (3., 3.7, 7.)],

@@ -1,5 +1,8 @@
 "Model files that are broken, foreign or hostile: refused with a clear error, by Keras and by the denoiser, and no code of theirs is run."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +13,12 @@ from tiny_model import box_model, write_card
 
 keras = pytest.importorskip("keras")
 
-from agri_cae.config import Card, ModelConfig, ModelError, TrainConfig, shipped, unflatten, weights_path
-from agri_cae.modelfiles.saving import load_model, save_model
+from agri_cae.config import ModelConfig, ModelError, TrainConfig, unflatten
 from agri_cae.fitting.loop import fit
 from agri_cae.io.images import Picture, write_image
 from agri_cae.model import build
+from agri_cae.modelfiles.card import Card, shipped, weights_path
+from agri_cae.modelfiles.saving import load_model, save_model
 from agri_cae.serve import Denoiser
 
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,8 @@
 "Serving: tiles, data types, bands, levels, trust in weights, memory, threads, and what is imported."
-import os, subprocess, sys, tracemalloc
+import os
+import subprocess
+import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -7,12 +10,15 @@ import numpy as np
 import pytest
 from tiny_model import block_model, box_model, write_card
 
-from agri_cae import config, serve; from agri_cae.engines import runtimes as engines
-from agri_cae.config import Card, ConfigError, ImageError, ModelError, OutputError, ServeConfig, shipped
-from agri_cae.noise.estimate import sigma_errors
+from agri_cae import config, serve
+from agri_cae.config import ConfigError, ImageError, ModelError, OutputError, ServeConfig
+from agri_cae.engines import runtimes as engines
 from agri_cae.io.images import SAMPLES, Picture, from_float, provenance_of, read_image, sample, to_float, write_image
-from agri_cae.measures.metrics import awgn, psnr
-from agri_cae.serve import Denoiser, DenoisedBefore, denoise_file
+from agri_cae.measures.metrics import psnr
+from agri_cae.modelfiles.card import Card, shipped
+from agri_cae.noise.awgn import awgn
+from agri_cae.noise.estimate import sigma_errors
+from agri_cae.serve import DenoisedBefore, Denoiser, denoise_file
 
 SHARED = Path(__file__).parents[2]/"shared/data"
 SHIPPED = "fast" in shipped()

@@ -1,5 +1,11 @@
 "Whole training runs: killed and resumed, tracked, by notebook, on pairs, within budgets."
-import errno, json, os, signal, subprocess, sys, time
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -9,9 +15,10 @@ import pytest
 
 from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
 from agri_cae.fitting.loop import fit, validation_sets
-from agri_cae.io.images import sample, read_image
+from agri_cae.io.images import read_image, sample
 from agri_cae.serve import Denoiser
-from agri_cae.train import open_store, pipeline, run_notebook, train
+from agri_cae.tracking.store import open_store
+from agri_cae.train import pipeline, run_notebook, train
 
 TINY = dict(epochs=4, steps_per_epoch=4, patch=32, batch=2, ema=0.9)
 

@@ -1,11 +1,10 @@
 "Two tiny ONNX models with the interface of the shipped ones (NHWC, any size), for tests that are about serving and not about denoising."
-import json
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from agri_cae.config import Card, sha256
+from agri_cae.modelfiles.card import Card, sha256
 
 
 def _save(folder, name, nodes, init, channels, reach):

@@ -2,15 +2,18 @@
 """Make the shipped `best` anew when `base` has changed: the same weights, with the mean over four mirrored copies of each picture. Its card gets the scores of that on the
 validation pictures of base's training.
   tools/best.py PHOTOS...     the folders that base was trained on"""
-import json, shutil, sys
+import json
+import shutil
+import sys
 
 import numpy as np
 
-from agri_cae.curation.checks import write_text
-from agri_cae.config import DataConfig, NoiseConfig, read_card, weights_path
+from agri_cae.config import DataConfig, NoiseConfig
 from agri_cae.data import load_arrays, open_dataset, split
 from agri_cae.engines.runtimes import load_engine
 from agri_cae.fitting.loop import mean_scores, psnr, validation_sets
+from agri_cae.io.files import write_text
+from agri_cae.modelfiles.card import read_card, weights_path
 
 COPIES = 4
 base, card = weights_path("base"), read_card("base")

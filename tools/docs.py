@@ -1,10 +1,15 @@
 "Build the documentation site into _docs/: with Quarto where it is installed, else with smalldocs, from the same processed notebooks."
-import os, re, shutil, subprocess, sys
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from nbdev.config import get_config
 from nbdev.quarto import nbdev_docs, nbdev_sidebar
 from nbdev.serve import proc_nbs
+
 
 def as_quarto_names(proc):
     "Name the pages as Quarto does, config.html for 00_config.ipynb, and make links to them and to the own site relative"

@@ -2,7 +2,17 @@
 """Measure the service on this machine: what HTTP adds to the library, what 64 clients get, and whether memory stays flat.
   tools/load.py overhead|crowd|soak [--requests 20000] [--model fast]
 Starts `agri-cae serve` itself, on the loopback address."""
-import argparse, http.client, json, os, signal, socket, statistics, subprocess, sys, threading, time
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")   # as in the service
 import numpy as np

@@ -1,5 +1,7 @@
 "Fail when a saved output of a notebook holds what differs from machine to machine, or what no reader wants to see."
-import re, socket, sys
+import re
+import socket
+import sys
 from pathlib import Path
 
 import nbformat

@@ -9,7 +9,7 @@ mkdir -p "$IPYTHONDIR/profile_default"
 echo 'c.IPKernelApp.capture_fd_output = False' > "$IPYTHONDIR/profile_default/ipython_kernel_config.py"
 
 nbdev_export
-[ $# -gt 0 ] || set -- nbs/[0-9]*.ipynb nbs/pipelines/*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb
+[ $# -gt 0 ] || set -- nbs/[0-9]*.ipynb nbs/*/[0-9]*.ipynb nbs/pipelines/*.ipynb nbs/tutorials/*.ipynb nbs/index.ipynb
 for nb in "$@"; do
   [ -f "$nb" ] || continue
   echo "Running $nb"

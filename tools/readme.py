@@ -1,8 +1,11 @@
 "Write README.md from nbs/index.ipynb: text, code, and the saved outputs; pictures go to nbs/images/. Usage: readme.py [folder]"
-import base64, re, sys
+import base64
+import re
+import sys
 from pathlib import Path
 
 import nbformat
+
 
 def output(o, name):
     "Markdown of one saved output; a picture is written to nbs/images/`name`"

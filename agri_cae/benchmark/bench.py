@@ -7,7 +7,10 @@ __all__ = ['GRID', 'CONDITIONS', 'CLEAN', 'SLOW', 'PARTS', 'SETS', 'SCALED', 'Se
            'measure_quality', 'training_curve', 'run_bench']
 
 # %% ../../nbs/benchmark/01_bench.ipynb #7759bc7f
-import hashlib, json, platform, re
+import hashlib
+import json
+import platform
+import re
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -15,14 +18,24 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from ..measures.baselines import BASELINES, LEVELS, baseline, crops, tuned
-from ..curation.checks import write_text
-from ..config import Card, ConfigError, DataError, EvalConfig, read_card
+from agri_cae.benchmark.timing import (
+    Kept,
+    Scale,
+    Times,
+    bench_models,
+    measure_scaling,
+    race_engines,
+    race_methods,
+    race_networks,
+)
+from ..config import ConfigError, DataError, EvalConfig
 from ..engines.runtimes import cores
 from ..evaluate import _digest, _pixels, _versions, degrade, evaluate, find_cases, label
+from ..io.files import write_text
+from ..measures.baselines import BASELINES, LEVELS, baseline, crops, tuned
 from ..measures.metrics import psnr
+from ..modelfiles.card import Card, read_card
 from ..serve import Denoiser
-from .timing import Kept, Scale, Times, bench_models, measure_scaling, race_engines, race_methods, race_networks
 
 # %% ../../nbs/benchmark/01_bench.ipynb #a9bbff7e
 class Series(Kept):

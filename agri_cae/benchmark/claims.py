@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..measures.baselines import BASELINES
 from .bench import CLEAN, CONDITIONS, Bench
 from ..evaluate import label
+from ..measures.baselines import BASELINES
 
 # %% ../../nbs/benchmark/02_claims.ipynb #57c4ede6
 def values(

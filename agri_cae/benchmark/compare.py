@@ -10,7 +10,8 @@ __all__ = ['DECIDING', 'PERIODS', 'STRIP', 'PATCHES', 'GOALS', 'CONDITIONS', 'LI
            'validation_pictures', 'folder_pictures', 'model_names', 'load_models']
 
 # %% ../../nbs/benchmark/04_compare.ipynb #ecc1ca74
-import os, statistics
+import os
+import statistics
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,13 +20,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from ..curation.checks import write_text
 from .claims import interval, table
-from ..config import ConfigError, DataConfig, DataError, Entity, EvalConfig, OutputError, read_card, shipped
-from ..evaluate import _pixels, _run, _versions, degrade, find_cases, label
+from ..config import ConfigError, DataConfig, DataError, Entity, EvalConfig, OutputError, need
 from ..curation.families import family, origins
+from ..evaluate import _pixels, _run, _versions, degrade, find_cases, label
+from ..io.files import write_text
 from ..io.images import from_float, read_image, show_images, to_float
-from ..measures.metrics import need, psnr
+from ..measures.metrics import psnr
+from ..modelfiles.card import read_card, shipped
 from ..serve import Denoiser, model_path
 
 # %% ../../nbs/benchmark/04_compare.ipynb #1e041dc5

@@ -14,13 +14,29 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from ..measures.baselines import BASELINES
 from .bench import CONDITIONS, PARTS, Bench, run_bench
-from ..curation.checks import write_text
-from .claims import PUBLISHED, claim_table, comparable, engine_table, mean, methods_of, recipe_table, rest_mb, scales, sets_of, sigma_table, speed, strength_table, table, time_table, values
-from ..config import AgriCaeError, ConfigError, OutputError
+from agri_cae.benchmark.claims import (
+    PUBLISHED,
+    claim_table,
+    comparable,
+    engine_table,
+    mean,
+    methods_of,
+    recipe_table,
+    rest_mb,
+    scales,
+    sets_of,
+    sigma_table,
+    speed,
+    strength_table,
+    table,
+    time_table,
+    values,
+)
+from ..config import AgriCaeError, ConfigError, OutputError, need
 from ..evaluate import label
-from ..measures.metrics import need
+from ..io.files import write_text
+from ..measures.baselines import BASELINES
 
 # %% ../../nbs/benchmark/03_report.ipynb #d9310ebb
 def _place(ax, points, names):

@@ -7,7 +7,12 @@ __all__ = ['ORDER', 'NETS', 'Kept', 'Times', 'Scale', 'bench_models', 'reference
            'race_methods', 'race_engines', 'measure_scaling']
 
 # %% ../../nbs/benchmark/00_timing.ipynb #882f5a0d
-import json, re, statistics, subprocess, sys, time
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -16,13 +21,14 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..measures.baselines import baseline
-from ..config import ConfigError, DataError, shipped
+from ..config import ConfigError, DataError, need
 from ..engines.runtimes import cores, load_engine, ort_session
 from ..io.images import read_image, sample
-from ..measures.metrics import awgn, need
-from ..serve import Denoiser, model_path
+from ..measures.baselines import baseline
+from ..modelfiles.card import shipped
+from ..noise.awgn import awgn
 from ..search.trainer import quiet_machine
+from ..serve import Denoiser, model_path
 
 # %% ../../nbs/benchmark/00_timing.ipynb #a2a0d1c2
 class Kept(BaseModel):

@@ -6,18 +6,21 @@
 __all__ = ['log', 'ZOOM', 'Step', 'restore', 'figure', 'Demo', 'run_demo', 'summary']
 
 # %% ../../nbs/cli/00_demo.ipynb #de069797
-import importlib.util, logging, shutil
+import importlib.util
+import logging
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from ..measures.baselines import baseline
 from ..config import EvalConfig, OutputError
 from ..evaluate import METRICS, Report, evaluate, find_cases
 from ..io.images import SAMPLES, from_float, read_image, sample, show_images, to_float, write_image
-from ..measures.metrics import awgn, psnr
+from ..measures.baselines import baseline
+from ..measures.metrics import psnr
+from ..noise.awgn import awgn
 from ..serve import Denoiser
 
 # %% ../../nbs/cli/00_demo.ipynb #4ae72c4b

@@ -7,9 +7,14 @@ __all__ = ['log', 'app', 'data_app', 'run_job', 'run_jobs', 'denoise', 'train_co
            'estimate', 'demo', 'main']
 
 # %% ../../nbs/cli/09_main.ipynb #0ab39030
-import json, logging, os, signal, sys, time
-from functools import partial
+import json
+import logging
+import os
+import signal
+import sys
+import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +23,25 @@ import typer
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")   # before NumPy comes: threads that wait for each other made the noise estimate several times slower on a busy machine
 
 from .. import __version__
-from ..config import AgriCaeError, ConfigError, EvalConfig, ImageError, ModelError, OutputError, ServeConfig, TrainConfig, flatten, home, setup_logging, unflatten
-from .monitor import monitor_app
-from ..service.client import Remote, key, serve
 from .models import _extra, _hush, compare, models_app, parse_sets, reproduce, retrain, sweep, ui
-from ..service.jobs import Job, plan
+from .monitor import monitor_app
+from .serving import key, serve
+from agri_cae.config import (
+    AgriCaeError,
+    ConfigError,
+    EvalConfig,
+    ImageError,
+    ModelError,
+    OutputError,
+    ServeConfig,
+    TrainConfig,
+    flatten,
+    home,
+    unflatten,
+)
+from ..flights.jobs import Job, plan
+from ..service.client import Remote
+from ..tracking.logs import setup_logging
 
 # %% ../../nbs/cli/09_main.ipynb #3447a494
 log = logging.getLogger(__name__)
@@ -265,8 +284,8 @@ def estimate(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
 ):
     "Tell how noisy pictures are: sigma, and gain and read noise of a sensor."
-    from agri_cae.noise.estimate import estimate_sensor
     from agri_cae.io.images import find_images, read_image
+    from agri_cae.noise.estimate import estimate_sensor
     _hush(quiet)
     value_range = ServeConfig(value_range=value_range).value_range
     files, failed = find_images(source) if os.path.isdir(source) else [source], 0

@@ -7,12 +7,16 @@ __all__ = ['models_app', 'parse_sets', 'sweep', 'reproduce', 'compare', 'retrain
            'models_promote', 'models_rollback', 'ui']
 
 # %% ../../nbs/cli/02_models.ipynb #db31ecd1
-import json, logging, os, sys
+import json
+import logging
+import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-import typer, yaml
+import typer
+import yaml
 
 from ..config import ConfigError, EvalConfig, TrainConfig, home
 
@@ -189,7 +193,7 @@ def ui(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 5000,
 ):
     "MLflow's pages on the runs and models that are kept."
-    with _extra("train"): from agri_cae.train import open_store, runs_page
+    with _extra("train"): from agri_cae.tracking.store import open_store, runs_page
     mlflow, experiment = open_store()
     uri, page = mlflow.get_tracking_uri(), runs_page(mlflow, experiment)
     if uri.startswith("http"): typer.echo(f"the runs are kept by a server: {uri}/{page}"); return

@@ -6,15 +6,16 @@
 __all__ = ['monitor_app', 'monitor_profile', 'monitor_report', 'monitor_watch']
 
 # %% ../../nbs/cli/03_monitor.ipynb #56c4580a
-import json, sys, time
+import json
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..curation.checks import write_text
 from .models import _extra, _hush
 from ..config import ConfigError
+from ..io.files import write_text
 
 # %% ../../nbs/cli/03_monitor.ipynb #8dc8dc29
 monitor_app = typer.Typer(help="Watch over a service: profiles, reports, alerts.", no_args_is_help=True, rich_markup_mode=None)
@@ -83,7 +84,6 @@ def monitor_report(
 ):
     "How the service does now. Exit code 1 when something is wrong."
     with _extra("serve"):
-        import scipy.stats
         from agri_cae.monitoring.alerts import take_look
         from agri_cae.monitoring.dashboard import monitor_page
     _hush(quiet)
@@ -104,7 +104,6 @@ def monitor_watch(
 ):
     "Look at the predictions again and again; tell the log, the alert file and the webhook (AGRI_CAE_MONITOR_ALERT_FILE, AGRI_CAE_MONITOR_WEBHOOK) what is wrong."
     with _extra("serve"):
-        import scipy.stats
         from agri_cae.monitoring.alerts import Watcher, list_alerts
     _hush(quiet)
     log = _log(db, must=once)

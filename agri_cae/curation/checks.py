@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['CheckLimits', 'FileCheck', 'to_uint8', 'check_file', 'hamming', 'hash_array', 'find_pictures', 'CheckReport',
-           'write_text', 'check_files', 'check_images']
+           'check_files', 'check_images']
 
 # %% ../../nbs/curation/00_checks.ipynb #d41065c2
-import hashlib, os, re, unicodedata, uuid
+import hashlib
+import os
+import re
+import unicodedata
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +19,8 @@ import numpy as np
 from pydantic import BaseModel, Field
 from tqdm import tqdm
 
-from ..config import AgriCaeError, ConfigError, DataError, Entity, ImageError, OutputError
+from ..config import AgriCaeError, ConfigError, DataError, Entity, ImageError
+from ..io.files import write_text
 from ..io.images import find_images, from_float, read_image, to_float
 
 # %% ../../nbs/curation/00_checks.ipynb #cb2be74a
@@ -217,18 +221,6 @@ class CheckReport(BaseModel):
     ):
         "Write the report as JSON. Raises `OutputError`."
         write_text(path, self.model_dump_json(indent=1))
-
-# %% ../../nbs/curation/00_checks.ipynb #bc6dc40a
-def write_text(
-    path:str|Path, # file to write or replace
-    text:str,      # its new content, stored as UTF-8
-):
-    "Write whole or not at all: to a temporary name beside it, then renamed. Raises `OutputError`."
-    path = Path(path); tmp = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        try: tmp.write_text(text, "utf-8"); os.replace(tmp, path)
-        finally: tmp.unlink(missing_ok=True)
-    except OSError as e: raise OutputError(path, f"cannot be written ({e.strerror})", "Check the folder and its free space") from None
 
 # %% ../../nbs/curation/00_checks.ipynb #ef94d56a
 def check_files(

@@ -6,15 +6,20 @@
 __all__ = ['log', 'FAMILIES', 'Origin', 'origins', 'find_all', 'family', 'odds']
 
 # %% ../../nbs/curation/02_families.ipynb #8ee9a229
-import csv, io, logging, os, re, unicodedata
+import csv
+import io
+import logging
+import os
+import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from .checks import find_pictures
 from ..config import ConfigError, DataConfig, DataError
+from .checks import find_pictures
 from ..io.images import sample
 
 # %% ../../nbs/curation/02_families.ipynb #786af7b1

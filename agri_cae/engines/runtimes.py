@@ -6,14 +6,16 @@
 __all__ = ['ENGINES', 'cores', 'ort_session', 'self_ensemble', 'load_engine']
 
 # %% ../../nbs/engines/00_runtimes.ipynb #75e24cc2
-import math, os, threading
+import math
+import os
+import threading
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..config import ConfigError, ModelError, read_card
-from ..measures.metrics import need
+from ..config import ConfigError, ModelError, need
+from ..modelfiles.card import read_card
 
 # %% ../../nbs/engines/00_runtimes.ipynb #0ac6f4bc
 def _physical(

@@ -6,7 +6,10 @@
 __all__ = ['log', 'FALL', 'epoch_pixels', 'budget_used', 'rate', 'variables', 'State', 'finished']
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #b3d8d2b1
-import json, logging, math, os
+import json
+import logging
+import math
+import os
 from pathlib import Path
 
 import keras

@@ -7,7 +7,11 @@ __all__ = ['log', 'psnr', 'validation_sets', 'mean_scores', 'Validate', 'Budget'
            'Fitted', 'fit']
 
 # %% ../../nbs/fitting/03_loop.ipynb #1c401ff8
-import ctypes, logging, math, os, time
+import ctypes
+import logging
+import math
+import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +20,13 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from .checkpoint import State, budget_used, epoch_pixels, finished, rate, variables
 from ..config import NoiseConfig, TrainConfig
 from ..data import Crops, validation_crops
+from .checkpoint import State, budget_used, epoch_pixels, finished, rate, variables
+from .step import denoising_model
 from ..io.images import show_images
 from ..model import build
 from ..noise.recipes import make_recipe
-from .step import denoising_model
 
 # %% ../../nbs/fitting/03_loop.ipynb #fc92f6ba
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..config import ModelConfig, NoiseConfig, TrainConfig, read_card
-from ..modelfiles.saving import load_model
+from ..config import ModelConfig, NoiseConfig, TrainConfig
 from ..model import build, grow
+from ..modelfiles.card import read_card
+from ..modelfiles.saving import load_model
 from ..noise.recipes import make_recipe
 
 # %% ../../nbs/fitting/01_step.ipynb #62fedab4

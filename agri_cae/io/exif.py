@@ -7,7 +7,9 @@ __all__ = ['SIZES', 'EXIF_IFD', 'GPS_IFD', 'INTEROP_IFD', 'ORIENTATION', 'PROCES
            'values', 'read_exif', 'pack_ifd', 'pack_exif', 'fix_exif', 'orientation', 'fix_xmp']
 
 # %% ../../nbs/io/01_exif.ipynb #c7aadbbd
-import io, re, struct
+import io
+import re
+import struct
 
 # %% ../../nbs/io/01_exif.ipynb #ed414dc6
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}  # bytes of a value, by TIFF 6.0 (and BigTIFF) data type

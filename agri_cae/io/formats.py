@@ -7,11 +7,13 @@ __all__ = ['log', 'ANIMATED', 'sniff', 'inflate', 'scan_png', 'decode_png', 'enc
            'decode_jpeg', 'jpeg_body', 'encode_jpeg', 'scan_webp', 'decode_webp', 'encode_webp']
 
 # %% ../../nbs/io/02_formats.ipynb #82d1570f
-import io, logging, struct, zlib
+import io
+import logging
+import struct
+import zlib
 
 import numpy as np
 
-from .exif import values, read_exif
 
 # %% ../../nbs/io/02_formats.ipynb #977f8c54
 log = logging.getLogger(__name__)

@@ -7,7 +7,16 @@ __all__ = ['SUFFIXES', 'Sample', 'SAMPLES', 'to_float', 'from_float', 'Picture',
            'show_images', 'write_image', 'provenance_of', 'find_images']
 
 # %% ../../nbs/io/09_images.ipynb #27d38eea
-import dataclasses, errno, io, os, shutil, stat, struct, tempfile, uuid, zlib
+import dataclasses
+import errno
+import io
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import uuid
+import zlib
 from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import formats; from agri_cae.io import tiff as geotiff
 from ..config import AgriCaeError, ConfigError, ImageError, OutputError, Settings
+from . import formats, tiff as geotiff
 from .exif import GPS_IFD, PROCESSING_SOFTWARE, fix_exif, fix_xmp, orientation, pack_exif, read_exif, values
 from .formats import log
 

@@ -6,7 +6,9 @@
 __all__ = ['GEO', 'COMPRESSION', 'scan_tiff', 'decode_tiff', 'encode_tiff']
 
 # %% ../../nbs/io/03_tiff.ipynb #30140ef3
-import io, struct, zlib
+import io
+import struct
+import zlib
 
 import numpy as np
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..benchmark.claims import interval
-from ..config import EvalConfig, ModelError, read_card
+from ..config import EvalConfig, ModelError
 from ..evaluate import evaluate
+from ..modelfiles.card import read_card
 from ..serve import Denoiser, model_path
-from ..train import MODEL, open_store
+from ..tracking.store import MODEL, open_store
 
 # %% ../../nbs/lifecycle/00_registry.ipynb #c5f57a0d
 def get_version(

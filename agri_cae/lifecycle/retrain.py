@@ -6,7 +6,12 @@
 __all__ = ['log', 'RetrainConfig', 'vet', 'gather', 'Outcome', 'retrain', 'gather_into_store']
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #ecabc986
-import csv, io, json, logging, os, shutil
+import csv
+import io
+import json
+import logging
+import os
+import shutil
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,17 +20,21 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from ..curation.checks import CheckLimits, hamming, hash_array, write_text
-from ..config import ConfigError, DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, read_card, unflatten
+from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
+from ..curation.checks import CheckLimits, hamming, hash_array
 from ..data import DataSet, load_arrays, open_dataset, split_by_source
-from ..monitoring.drift import keep_profile
-from ..noise.estimate import TooSmall, estimate_sigma
 from ..evaluate import before_after
+from ..io.files import write_text
 from ..io.images import read_image
-from ..measures.metrics import awgn, psnr
 from .registry import aliases, compare, crown, judge, tag_version
+from ..measures.metrics import psnr
+from ..modelfiles.card import read_card
+from ..monitoring.drift import keep_profile
+from ..noise.awgn import awgn
+from ..noise.estimate import TooSmall, estimate_sigma
 from ..serve import Denoiser, model_path
-from ..train import MODEL, alone, register, run_notebook
+from ..tracking.store import MODEL, register
+from ..train import alone, run_notebook
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #259d64d0
 log = logging.getLogger(__name__)

@@ -14,9 +14,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..config import ConfigError, DataError
+from ..config import ConfigError, DataError, need
 from ..io.images import find_images, from_float, read_image
-from .metrics import awgn, need, psnr
+from .metrics import psnr
+from ..noise.awgn import awgn
 
 # %% ../../nbs/measures/02_baselines.ipynb #4615f6f7
 LEVELS = (15., 25., 50.)

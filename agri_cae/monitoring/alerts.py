@@ -7,15 +7,19 @@ __all__ = ['QUALITY', 'Problem', 'Look', 'take_look', 'Alert', 'list_alerts', 'u
            'prometheus_text']
 
 # %% ../../nbs/monitoring/03_alerts.ipynb #64b93768
-import json, logging, threading, time, urllib.request
+import json
+import logging
+import threading
+import time
+import urllib.request
 from datetime import datetime, timezone
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from ..curation.checks import write_text
 from ..config import AgriCaeError
+from ..io.files import write_text
 from .drift import Profile, Shift, find_shifts, profile_of
 from .log import MonitorConfig, PredictionLog
 

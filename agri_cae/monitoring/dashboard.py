@@ -6,7 +6,8 @@
 __all__ = ['W', 'H', 'STYLE', 'CSP', 'draw_histogram', 'draw_series', 'monitor_page']
 
 # %% ../../nbs/monitoring/04_dashboard.ipynb #a1bd2fbe
-import base64, hashlib
+import base64
+import hashlib
 from datetime import datetime, timezone
 from html import escape
 

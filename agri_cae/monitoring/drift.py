@@ -18,8 +18,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
-from ..curation.checks import write_text
 from ..config import DataError, ModelError, NoiseConfig, home, unflatten
+from ..io.files import write_text
 from ..io.images import find_images, from_float, read_image, to_float
 from .log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 from ..serve import Denoiser, model_path
@@ -98,6 +98,7 @@ def training_pictures(
 ):                       # yields (group, uint8 array)
     "Pictures as a model got them in training: clean ones with its noise, or the noisy halves of pairs; crops of one source belong together."
     import keras
+
     from agri_cae.config import DataConfig
     from agri_cae.data import DataSet, open_dataset
     from agri_cae.noise.recipes import make_recipe
@@ -146,7 +147,7 @@ def keep_profile(
     "Say what is usual for a new model. Whoever loads the model, from the folder or from the MLflow store, finds it there."
     from agri_cae.config import TrainConfig
     from agri_cae.data import open_dataset
-    from agri_cae.train import find_run
+    from agri_cae.tracking.store import find_run
     cfg = TrainConfig.from_yaml(Path(run) / "config.yaml"); weights = Path(run) / f"{cfg.name or cfg.model.preset}.onnx"
     path, note = weights.with_suffix(".profile.json"), Path(run) / "mlflow_run.txt"
     if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:   # else the run had ended before

@@ -6,7 +6,12 @@
 __all__ = ['log', 'STATISTICS', 'THUMB', 'GRID', 'BLOCK', 'COLUMNS', 'MonitorConfig', 'picture_statistics', 'PredictionLog']
 
 # %% ../../nbs/monitoring/00_log.ipynb #fd1f2eeb
-import logging, os, random, sqlite3, threading, time
+import logging
+import os
+import random
+import sqlite3
+import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -15,8 +20,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..config import ImageError, OutputError, _config_error, home
-from ..noise.estimate import TooSmall, estimate_sigma
 from ..io.images import Picture, to_float, write_image
+from ..noise.estimate import TooSmall, estimate_sigma
 
 # %% ../../nbs/monitoring/00_log.ipynb #dbc67855
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import ImageError
 from ..io.images import find_images, read_image, to_float
-from ..measures.metrics import awgn
+from .awgn import awgn
 
 # %% ../../nbs/noise/06_estimate.ipynb #6a4b66e3
 SIDE = 7          # of a patch, pixels
@@ -60,7 +60,7 @@ def sigma_errors(
     sigmas=(5., 10., 15., 25., 50.), # Gaussian noise levels, 8-bit units
     every:int=1,                  # take every so many pictures
 )->dict:                          # sigma -> relative error of each picture
-    "Errors of `estimate_sigma` on clean pictures with known noise, not clipped (the protocol of `agri_cae.measures.metrics.awgn`)."
+    "Errors of `estimate_sigma` on clean pictures with known noise, not clipped (the protocol of `agri_cae.noise.awgn.awgn`)."
     clean = [to_float(read_image(f).data) for f in find_images(folder)[::every]]
     return {s: np.array([abs(estimate_sigma(awgn(x, s, i)) / s - 1) for i, x in enumerate(clean)]) for s in sigmas}
 

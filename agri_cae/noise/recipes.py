@@ -9,9 +9,31 @@ __all__ = ['RECIPES', 'Chain', 'Choice', 'Sometimes', 'make_recipe']
 import keras
 import numpy as np
 
-from .camera import ColourMatrix, Contrast, Development, Mosaic, RawNoise, Resize, Sharpen, Smooth, ToneCurve
 from ..config import ConfigError, NoiseConfig
-from .degradations import JPEG, Banding, Defocus, EightBit, Gaussian, HotPixels, LowLight, MotionBlur, SensorNoise, _Composer, _range
+from agri_cae.noise.camera import (
+    ColourMatrix,
+    Contrast,
+    Development,
+    Mosaic,
+    RawNoise,
+    Resize,
+    Sharpen,
+    Smooth,
+    ToneCurve,
+)
+from agri_cae.noise.degradations import (
+    JPEG,
+    Banding,
+    Defocus,
+    EightBit,
+    Gaussian,
+    HotPixels,
+    LowLight,
+    MotionBlur,
+    SensorNoise,
+    _Composer,
+    _range,
+)
 
 # %% ../../nbs/noise/05_recipes.ipynb #7fea985f
 @keras.saving.register_keras_serializable("agri_cae")

@@ -6,7 +6,8 @@
 __all__ = ['Recorded', 'recorded', 'differences', 'Replay', 'Reproduced', 'reproduce']
 
 # %% ../../nbs/search/02_reproduce.ipynb #14a595aa
-import json, tempfile
+import json
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,9 @@ import keras
 
 from ..config import ConfigError, ModelError, TrainConfig
 from ..data import open_dataset
-from ..modelfiles.saving import git_commit, versions
-from ..train import find_run, train
+from ..modelfiles.card import git_commit, versions
+from ..tracking.store import find_run, open_store
+from ..train import train
 
 # %% ../../nbs/search/02_reproduce.ipynb #5f098f08
 class Recorded(NamedTuple):

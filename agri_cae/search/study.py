@@ -6,7 +6,9 @@
 __all__ = ['Span', 'SweepConfig', 'check_sweep', 'load_optuna', 'open_study', 'open_trial', 'distribution', 'Reporter']
 
 # %% ../../nbs/search/00_study.ipynb #b3efd938
-import json, os, warnings
+import json
+import os
+import warnings
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -15,10 +17,11 @@ import keras
 from filelock import FileLock
 from pydantic import Field, model_validator
 
-from ..curation.checks import write_text
-from ..config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, read_card, unflatten
+from ..config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, unflatten
 from ..data import open_dataset, split
 from ..fitting.checkpoint import budget_used
+from ..io.files import write_text
+from ..modelfiles.card import read_card
 
 # %% ../../nbs/search/00_study.ipynb #321e1104
 class Span(Entity):

@@ -6,7 +6,12 @@
 __all__ = ['log', 'Done', 'run_trial', 'Sweep', 'run_sweep', 'board_table', 'plot_time', 'figures', 'finish']
 
 # %% ../../nbs/search/01_sweep.ipynb #17f2e26f
-import csv, io, json, logging, os, warnings
+import csv
+import io
+import json
+import logging
+import os
+import warnings
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +21,14 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..curation.checks import write_text
-from ..config import ConfigError, DataError, StoreError, TrainConfig, answering, correlation_id, home, read_card, unflatten
+from ..config import ConfigError, DataError, StoreError, TrainConfig, home, unflatten
 from ..engines.runtimes import cores
+from ..io.files import write_text
+from ..modelfiles.card import read_card
 from .study import SweepConfig, check_sweep, distribution, load_optuna, open_study, open_trial
-from ..train import open_store, register, run_notebook
+from ..tracking.logs import correlation_id
+from ..tracking.store import answering, open_store, register
+from ..train import run_notebook
 
 # %% ../../nbs/search/01_sweep.ipynb #3cbaf7fc
 log = logging.getLogger(__name__)

@@ -7,18 +7,22 @@ __all__ = ['log', 'app', 'Job', 'Queue', 'Folder', 'job_config', 'quiet_machine'
            'spark', 'status', 'results']
 
 # %% ../../nbs/search/03_trainer.ipynb #07bcf5ad
-import json, logging, math, os, signal, sys, time
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import typer
 from pydantic import Field
 
-from ..config import AgriCaeError, ConfigError, Entity, TrainConfig, flatten, home, setup_logging, unflatten
-from ..measures.metrics import need
+from ..config import AgriCaeError, ConfigError, Entity, TrainConfig, flatten, home, need, unflatten
+from ..tracking.logs import setup_logging
 
 # %% ../../nbs/search/03_trainer.ipynb #7f03e393
 log = logging.getLogger("agri_cae.search.trainer")
@@ -128,6 +132,7 @@ class Stopped(BaseException): "The trainer was asked to end; the checkpoint is w
 def _callbacks(folder, started):
     "Keras callbacks of the trainer: it waits for benchmarks, and ends after a checkpoint when it is asked to"
     import keras
+
     from agri_cae.fitting.loop import Budget
     class Always(keras.callbacks.Callback):
         def __init__(self):

@@ -6,14 +6,15 @@
 __all__ = ['Shared', 'tuned', 'Answer', 'denoise_bytes', 'encode', 'before_after', 'look', 'describe', 'denoise_batch']
 
 # %% ../../nbs/service/00_requests.ipynb #6622a560
-import io, threading
+import io
+import threading
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import ImageError, ServeConfig
-from ..noise.estimate import estimate_sensor
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
+from ..noise.estimate import estimate_sensor
 from ..serve import Denoiser, auto_strength, residual
 
 # %% ../../nbs/service/00_requests.ipynb #edbb3a5c

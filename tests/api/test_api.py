@@ -1,5 +1,11 @@
 "The service from inside its process: every route, every status, keys, rates, queue, deadline, and what a hostile file does to it."
-import asyncio, base64, io, json, logging, subprocess, sys, threading, time
+import asyncio
+import base64
+import logging
+import subprocess
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx`")
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
-from agri_cae.io import formats
 from agri_cae.api import keys as api_keys
 from agri_cae.api.app import create_app
 from agri_cae.api.gate import Gate, Left
@@ -22,9 +27,10 @@ from agri_cae.api.problems import Problem
 from agri_cae.api.settings import ApiSettings
 from agri_cae.api.uploads import accepted
 from agri_cae.config import ConfigError, ServeConfig
-from agri_cae.io.tiff import GEO
+from agri_cae.io import formats
 from agri_cae.io.exif import read_exif
 from agri_cae.io.images import Picture, provenance_of, read_image, sample
+from agri_cae.io.tiff import GEO
 from agri_cae.serve import Denoiser
 from agri_cae.service.requests import denoise_bytes, encode, tuned
 

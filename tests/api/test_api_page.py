@@ -1,5 +1,7 @@
 "The try-it page in a real browser: Debian's Chromium, or the one that AGRI_CAE_CHROMIUM names. AGRI_CAE_SCREENSHOTS keeps pictures of it in a folder."
-import os, re, shutil, sys
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np

@@ -1,12 +1,21 @@
 "The service as a process of its own: signals, a worker that is killed, uploads that never end, keys in the log, and the client against it."
-import http.client, json, os, shutil, signal, socket, sqlite3, subprocess, sys, threading, time
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from tiny_model import box_model
 
 from agri_cae.io.images import Picture, provenance_of, read_image, sample
 from agri_cae.service.requests import encode

@@ -1,5 +1,6 @@
 "The OpenAPI description against the service: schemathesis makes up requests, right and wrong ones; AGRI_CAE_CASES says how many for each route."
-import os, random
+import os
+import random
 from collections import Counter
 
 import hostile
@@ -10,8 +11,11 @@ from tiny_model import box_model
 schemathesis = pytest.importorskip("schemathesis")
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
-
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 from starlette.testclient import TestClient
 
 from agri_cae.api.app import create_app

@@ -1,5 +1,7 @@
 "The benchmark: what is kept, what is measured again, what is left out, and the command."
-import json, subprocess, sys
+import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from shutil import copy
 
@@ -8,13 +10,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
+from tiny_model import box_model
+
 from agri_cae.benchmark import bench as module
 from agri_cae.benchmark.bench import Bench, run_bench
 from agri_cae.benchmark.claims import claims, gains, mean
+from agri_cae.benchmark.timing import NETS, bench_models, measure_scaling, open_session, race_engines, reference_net
 from agri_cae.config import DataError, ModelError
 from agri_cae.io.images import read_image, sample
-from agri_cae.benchmark.timing import NETS, bench_models, measure_scaling, open_session, race_engines, reference_net
-from tiny_model import box_model
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 "Two models side by side: slices that add up, what decides and what does not, the drawn patterns against those of real files, and the command."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -7,15 +10,34 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from agri_cae.benchmark import compare as module
-from agri_cae.benchmark.compare import (DECIDING, Comparison, Photo, check_card, check_mesh, check_patterns, compare, draw_mesh, folder_pictures, gain_of, load_models, missed, model_names,
-                              report, slices, validation_pictures, verdict, worst_rows, write_comparison)
+from tiny_model import box_model
+
+from agri_cae.benchmark.compare import (
+    DECIDING,
+    Comparison,
+    Photo,
+    check_card,
+    check_mesh,
+    check_patterns,
+    compare,
+    draw_mesh,
+    folder_pictures,
+    gain_of,
+    load_models,
+    missed,
+    model_names,
+    report,
+    slices,
+    validation_pictures,
+    verdict,
+    worst_rows,
+    write_comparison,
+)
 from agri_cae.config import ConfigError, DataConfig, DataError, ModelError
 from agri_cae.evaluate import degrade
 from agri_cae.io.images import from_float, read_image, sample
 from agri_cae.measures.metrics import psnr
 from agri_cae.serve import Denoiser
-from tiny_model import box_model
 
 CASES = Path(__file__).resolve().parents[3]/"shared/cases/photo"
 SOME = (2., 5., "clean")

@@ -1,5 +1,12 @@
 "The `agri-cae` command from outside: results, messages, exit codes, and what is (not) left on disk."
-import io, json, os, shutil, signal, subprocess, sys, time
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +20,8 @@ from tiny_model import box_model
 import agri_cae
 from agri_cae import serve
 from agri_cae.cli.main import main
-from agri_cae.config import shipped
 from agri_cae.io.images import Picture, provenance_of, read_image, sample, write_image
+from agri_cae.modelfiles.card import shipped
 
 ROOT = Path(__file__).parents[2]
 needs_weights = pytest.mark.skipif("fast" not in shipped(), reason="no shipped weights")

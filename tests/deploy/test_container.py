@@ -3,7 +3,17 @@
 Needs root, buildah, debootstrap and a network for their packages; AGRI_CAE_ROOTFS names a folder that debootstrap made before. AGRI_CAE_TRAIN_IMAGE=1 also builds
 the image that trains, which is large.
 """
-import io, json, os, shutil, signal, socket, subprocess, tempfile, time, urllib.error, urllib.request
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest

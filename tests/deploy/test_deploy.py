@@ -1,15 +1,25 @@
 "What deploys the service: files against the schemas that read them, against each other and against the code; the scripts against a Google Cloud that is played."
-import hashlib, importlib, json, os, re, shutil, subprocess, sys, tarfile
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
-import pytest, yaml
+import pytest
+import yaml
 
-from agri_cae.config import shipped
+from agri_cae.modelfiles.card import shipped
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 sys.path.insert(0, str(DEPLOY))
-import cost, retrain
+import cost
+import retrain
 
 
 def load(name): return yaml.safe_load((DEPLOY / name).read_text("utf-8"))

@@ -3,11 +3,23 @@ import keras
 import numpy as np
 import pytest
 
-from agri_cae.config import Card, ModelConfig, ModelError, TrainConfig, read_card, unflatten
+from agri_cae.config import ModelConfig, ModelError, TrainConfig, unflatten
 from agri_cae.engines.runtimes import ort_session
-from agri_cae.modelfiles.saving import export_onnx, halves, load_model, save_model
 from agri_cae.fitting.step import denoising_model
-from agri_cae.model import PRESETS, BranchedConv, Preset, build, fuse, grow, macs_per_pixel, multiscale, receptive_field, unbranched
+from agri_cae.model import (
+    PRESETS,
+    BranchedConv,
+    Preset,
+    build,
+    fuse,
+    grow,
+    macs_per_pixel,
+    multiscale,
+    receptive_field,
+    unbranched,
+)
+from agri_cae.modelfiles.card import Card, read_card
+from agri_cae.modelfiles.saving import export_onnx, halves, load_model, save_model
 
 ARMS = ("base", "base_dw", "base_rep", "base_wide")
 x = np.random.default_rng(0).random((2, 45, 67, 3), dtype="float32")

@@ -1,5 +1,8 @@
 "The same training code on JAX and PyTorch, without TensorFlow: the same losses, learning, exact resume."
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest

@@ -1,18 +1,25 @@
 "Image files in and out: metadata seen by independent readers, bad input, failing disks, memory."
-import dataclasses, errno, io, itertools, os, struct, subprocess, sys
+import dataclasses
+import errno
+import io
+import itertools
+import os
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import badfiles
 import exifread
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-import badfiles
+from agri_cae.config import ConfigError, ImageError, OutputError
 from agri_cae.io import images
-from agri_cae.config import AgriCaeError, ConfigError, ImageError, OutputError
 from agri_cae.io.exif import EXIF_IFD, GPS_IFD, pack_exif, read_exif, values
-from agri_cae.io.images import Picture, SAMPLES, find_images, from_float, inspect_image, provenance_of, read_image, sample, to_float, write_image
+from agri_cae.io.images import Picture, find_images, inspect_image, provenance_of, read_image, sample, write_image
 
 RASTERS = Path(__file__).parents[3]/"shared"/"data"/"rasters"
 FORMATS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif"}

@@ -1,19 +1,21 @@
 "Retraining: what is vetted, who becomes champion, what an interruption leaves."
-import json, subprocess, sys
-from pathlib import Path
+import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("keras")
-from agri_cae.lifecycle import retrain as module
 from agri_cae.config import ConfigError, TrainConfig, unflatten
-from agri_cae.monitoring.drift import find_profiles, keep_profile, load_profile, profile_of
 from agri_cae.io.images import read_image, sample
+from agri_cae.lifecycle import retrain as module
 from agri_cae.lifecycle.registry import Gain, aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
-from agri_cae.train import register, train
+from agri_cae.monitoring.drift import find_profiles, keep_profile, load_profile, profile_of
+from agri_cae.tracking.store import register
+from agri_cae.train import train
 
 TINY = dict(epochs=1, steps_per_epoch=2, minutes=None, patch=32, batch=2, ema=.5)
 

@@ -1,5 +1,13 @@
 "A real MLflow tracking server with PostgreSQL and an artifact folder that only the server sees: train, sweep, register, promote, load, reproduce, and what happens when the server goes away."
-import json, os, shutil, socket, subprocess, sys, tempfile, time, urllib.request
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,9 +22,11 @@ mlflow = pytest.importorskip("mlflow")
 from agri_cae.cli.main import app
 from agri_cae.config import ModelError, StoreError, TrainConfig, unflatten
 from agri_cae.lifecycle.registry import aliases, crown, get_version
+from agri_cae.search.study import SweepConfig
+from agri_cae.search.sweep import run_sweep
 from agri_cae.serve import Denoiser, model_path
-from agri_cae.search.sweep import SweepConfig, run_sweep
-from agri_cae.train import open_store, register, train
+from agri_cae.tracking.store import open_store, register
+from agri_cae.train import train
 
 QUICK = dict(epochs=2, steps_per_epoch=2, minutes=None, patch=32, batch=2, ema=.5)
 BIN = next(iter([*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), *(Path(p).parent for p in [shutil.which("initdb")] if p)]), None)

@@ -1,5 +1,9 @@
 "Monitoring: figures on real pictures, processes that die, rules for Prometheus, what is imported, and the way from an alert to a retraining."
-import json, os, re, subprocess, sys
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import monitor_figures as figures
@@ -7,11 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from agri_cae.monitoring import log as monitor
-from agri_cae.monitoring.alerts import Look, Watcher, list_alerts, prometheus_text, take_look
-from agri_cae.config import OutputError, read_card, shipped
-from agri_cae.monitoring.drift import Profile, Shift, load_profile
+from agri_cae.config import OutputError
 from agri_cae.io.images import to_float
+from agri_cae.modelfiles.card import read_card, shipped
+from agri_cae.monitoring import log as monitor
+from agri_cae.monitoring.alerts import Look, Watcher, list_alerts, prometheus_text
+from agri_cae.monitoring.drift import Profile, Shift, load_profile
 from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 
 ROOT = Path(__file__).parents[2]

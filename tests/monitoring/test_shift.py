@@ -1,6 +1,8 @@
 """Retraining for real: a champion that knows only leaves meets drone and soil pictures, and junk. Needs the crops of ../shared/data/train, or of the folder SHIFT_DATA, with its MANIFEST.csv beside it;
 SHIFT_PICTURES, SHIFT_SIDE (pixels) and SHIFT_EPOCHS (of 25 steps) make it larger. With -s it prints what was gained."""
-import csv, json, os
+import csv
+import json
+import os
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,8 @@ from agri_cae.config import EvalConfig, TrainConfig, unflatten
 from agri_cae.lifecycle.registry import aliases, compare, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
 from agri_cae.serve import Denoiser
-from agri_cae.train import register, train
+from agri_cae.tracking.store import register
+from agri_cae.train import train
 
 DATA = Path(os.environ.get("SHIFT_DATA") or Path(__file__).parents[3] / "shared" / "data" / "train")
 COUNT, SIDE, EPOCHS = (int(os.environ.get(f"SHIFT_{k}", v)) for k, v in (("PICTURES", 12), ("SIDE", 160), ("EPOCHS", 10)))

@@ -1,5 +1,9 @@
 "Sweeps: killed and restarted, two processes, failing trials, Dask workers. SWEEP_TRIALS=12 SWEEP_KILLS=3 make the first one longer."
-import os, random, signal, subprocess, sys
+import os
+import random
+import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -8,7 +12,7 @@ pytest.importorskip("keras")
 from agri_cae.config import AgriCaeError, ConfigError, DataError
 from agri_cae.search.study import SweepConfig
 from agri_cae.search.sweep import run_sweep
-from agri_cae.train import open_store
+from agri_cae.tracking.store import open_store
 
 QUICK = dict(epochs=3, steps_per_epoch=3, minutes=None, patch=32, batch=2, ema=.5)
 
@@ -76,6 +80,6 @@ def test_a_scheduler_that_is_not_there(tmp_path):
 
 
 def test_all_trials_fail(tmp_path, monkeypatch):
-    monkeypatch.setattr("agri_cae.search.sweep.run_notebook", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("agri_cae.train.run_notebook", lambda *a, **k: 1 / 0)
     with pytest.raises(DataError, match="ZeroDivisionError"): run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK), tmp_path / "s", progress=False)
     assert outcomes() == [("0", "FAILED"), ("1", "FAILED"), ("parent", "FAILED")]

@@ -1,5 +1,12 @@
 "The background trainer: killed and stopped, waiting for benchmarks, decays branched off, recipes that change under a run."
-import json, logging, os, random, signal, subprocess, sys, time
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import keras
@@ -7,11 +14,12 @@ import numpy as np
 import pytest
 import yaml
 
-from agri_cae.noise import recipes
+from agri_cae.config import TrainConfig, unflatten
 from agri_cae.fitting.checkpoint import State, variables
-from agri_cae.config import TrainConfig, read_card, unflatten
-from agri_cae.noise.degradations import Banding, Gaussian
 from agri_cae.fitting.step import denoising_model
+from agri_cae.modelfiles.card import read_card
+from agri_cae.noise import recipes
+from agri_cae.noise.degradations import Banding, Gaussian
 from agri_cae.search.trainer import Folder, Queue, quiet_machine, results, status
 
 TINY = dict(data=dict(patch=32, batch=2, val_fraction=.5), model=dict(preset="fast"), epochs=10**6, steps_per_epoch=4, val_every=2, ema=.9, lr=1e-3)
