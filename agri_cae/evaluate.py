@@ -115,10 +115,10 @@ def degrade(
     "A picture as a condition leaves it, by `awgn` or by the layers that models are trained with. Raises `ConfigError` for an unknown name, and without Keras for all but sigma and clean."
     if not isinstance(condition, str): return awgn(clean, condition, index, noise_seed)
     if condition == "clean": return clean.copy()
-    try: from agri_cae.noise import degradations as noise; from agri_cae.noise import recipes
+    try: from agri_cae.noise import degradations, optics, recipes
     except ImportError: raise ConfigError(f"recipe {condition!r}", "needs Keras, which is not installed", 'Install it with: pip install "agri-cae[train]"') from None
     seed = noise_seed + index
-    layer = (recipes.Chain([noise.MotionBlur(9, seed=seed), noise.Gaussian(5, seed=seed + 1)]) if condition == "motion9" else
+    layer = (recipes.Chain([optics.MotionBlur(9, seed=seed), degradations.Gaussian(5, seed=seed + 1)]) if condition == "motion9" else
              recipes.make_recipe(NoiseConfig(recipe=condition), seed))
     return np.array(layer(clean[None])[0], np.float32)
 

@@ -193,11 +193,11 @@ def test_pairs(tmp_path, flower, names):
 
 
 def test_named_conditions_are_the_layers_of_training(flower):
-    recipes, noise = pytest.importorskip("agri_cae.noise.recipes"), pytest.importorskip("agri_cae.noise.degradations")
+    recipes, noise, optics = (pytest.importorskip(f"agri_cae.noise.{m}") for m in ("recipes", "degradations", "optics"))
     x = flower[:64, :64]
     for name in recipes.RECIPES:
         assert np.array_equal(degrade(x, name, 3, 7), np.asarray(recipes.make_recipe(NoiseConfig(recipe=name), 10)(x[None])[0])), name
-    expected = noise.Gaussian(5, seed=11)(noise.MotionBlur(9, seed=10)(x[None]))[0]
+    expected = noise.Gaussian(5, seed=11)(optics.MotionBlur(9, seed=10)(x[None]))[0]
     assert np.array_equal(degrade(x, "motion9", 3, 7), np.asarray(expected))
 
 
