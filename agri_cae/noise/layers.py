@@ -105,7 +105,8 @@ class Composer(Degradation):
         "Each picture through its layer, or unchanged."
         pairs = zip(parts, masks, strict=True)
         work = [(p, m) for p, m in pairs if not isinstance(p, keras.layers.Identity)]
-        if not self.static: return gather_some([p for p, _ in work], x, [m for _, m in work])
+        if not self.static:
+            return gather_some([p for p, _ in work], x, [m for _, m in work])
         for part, mask in work:
             x = ops.where(mask[:, None, None, None], part(x), x)
         return x
