@@ -23,11 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
-from .curation.checks import find_pictures
+from .curation.folders import find_pictures
 from .io.files import write_text
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
-from .measures.baselines import BASELINES, LEVELS, baseline, tuned
-from .measures.metrics import SSIM, MatchReference, canopy_error, match_retention, mse, psnr, ssim
+from .measures.baselines import BASELINES, TUNED_SIGMAS, baseline, tuned_parameters
+from .measures.agronomy import MatchReference, canopy_error, match_retention
+from .measures.metrics import SSIM_SETTINGS, mse, psnr, ssim
 from .noise.awgn import awgn
 
 # %% ../nbs/04_evaluate.ipynb #47751d85
@@ -201,11 +202,11 @@ _PROTOCOL = dict(awgn="noisy = clean + default_rng(noise_seed + index in sorted 
 
 def _context(cfg, cases, metrics, threads, cpus):
     paired = cases[0].noisy is not None
-    described = dict(ssim=SSIM, canopy_error=dict(index="excess green, Woebbecke 1995", threshold="Otsu of the clean picture"),
+    described = dict(ssim=SSIM_SETTINGS, canopy_error=dict(index="excess green, Woebbecke 1995", threshold="Otsu of the clean picture"),
                      match_retention=dict(detector="sift", ratio=MatchReference.ratio, tolerance_px=MatchReference.tolerance, budget=MatchReference.limit))
     return Context(protocol=_PROTOCOL["paired"] if paired else _PROTOCOL["awgn"] + (_PROTOCOL["recipes"] if cfg.recipes else ""), strengths=cfg.strengths, images=len(cases), digest=_digest(cases), noise_seed=None if paired else cfg.noise_seed, cpu_count=cpus, threads=threads,
                    metrics={m: described.get(m, {}) for m in metrics}, versions=_versions(),
-                   baselines={b: {f"{s:g}": tuned(b, s) for s in (LEVELS if paired or cfg.recipes else cfg.sigmas)} for b in cfg.baselines})
+                   baselines={b: {f"{s:g}": tuned_parameters(b, s) for s in (TUNED_SIGMAS if paired or cfg.recipes else cfg.sigmas)} for b in cfg.baselines})
 
 # %% ../nbs/04_evaluate.ipynb #b1e30ffc
 def evaluate(

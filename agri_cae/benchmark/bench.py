@@ -32,7 +32,7 @@ from ..config import ConfigError, DataError, EvalConfig
 from ..engines.runtimes import cores
 from ..evaluate import _digest, _pixels, _versions, degrade, evaluate, find_cases, label
 from ..io.files import write_text
-from ..measures.baselines import BASELINES, LEVELS, baseline, crops, tuned
+from ..measures.baselines import BASELINES, TUNED_SIGMAS, baseline, central_crops, tuned_parameters
 from ..measures.metrics import psnr
 from ..modelfiles.card import Card, read_card
 from ..serve import Denoiser
@@ -96,7 +96,7 @@ GRID = (.2, .35, .5, .7, 1., 1.4, 2.)
 
 def _key(*parts): return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 def _rms(noisy, clean): return 255 * float(np.sqrt(np.mean(np.square(noisy - clean, dtype=np.float64))))
-def _settings(name): return [name, *([] if name == "noisy" else [tuned(name, s) for s in LEVELS])]
+def _settings(name): return [name, *([] if name == "noisy" else [tuned_parameters(name, s) for s in TUNED_SIGMAS])]
 def _model(card): return [card.sha256, card.ensemble] if card.ensemble > 1 else card.sha256
 
 def tune_strength(
@@ -110,7 +110,7 @@ def tune_strength(
 )->Strength:
     "The factor on the true noise level at which a baseline does best."
     folders = [folders] if isinstance(folders, (str, Path)) else folders
-    clean = [x for f in folders for x in crops(f, max(1, count // len(folders)), side)]
+    clean = [x for f in folders for x in central_crops(f, max(1, count // len(folders)), side)]
     noisy = [degrade(x, condition, i, noise_seed=0) for i, x in enumerate(clean)]
     levels = [_rms(y, x) for x, y in zip(clean, noisy)]
     key = _key(_settings(name), condition, grid, count, side, [f"{s:.2f}" for s in levels])
