@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'BLOCKS', 'PadToMultiple', 'CropLike', 'SpaceToDepth', 'Preset', 'BranchedConv', 'multiscale', 'classic',
-           'build', 'fuse', 'unbranched', 'grow', 'macs_per_pixel', 'receptive_field']
+           'build', 'fuse', 'unbranched', 'grow', 'macs_per_pixel', 'receptive_field', 'total_stride']
 
 # %% ../nbs/02_model.ipynb #9c517fc5
 import math
@@ -226,3 +226,10 @@ def receptive_field(
         blocks = p.middle if i == len(p.widths) - 1 else p.encoder[i] + p.decoder[i]
         reach += (3 if kind == "depthwise" else 2) * blocks * 2 ** (i + 1)   # one 7x7 or two 3x3
     return 2 * reach
+
+# %% ../nbs/02_model.ipynb #604b663c
+def total_stride(
+    model:keras.Model, # any network of this module
+)->int:                # pixels of input for one at the coarsest scale; what tiles must begin at multiples of
+    "The multiple to which the network pads its input."
+    return max(l.multiple for l in model.layers if isinstance(l, PadToMultiple))

@@ -13,11 +13,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config import ModelError
+from ..config import ModelError, Preset
 
 # %% ../../nbs/modelfiles/00_card.ipynb #8780bcb3
 class Card(BaseModel):
@@ -25,9 +24,10 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="allow")
     name: str = Field(description="name of the model, such as fast")
     version: str = Field("0", description="version of the weights")
-    preset: Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"] = Field(description="architecture, see agri_cae.model.PRESETS")
+    preset: Preset = Field(description="architecture, see agri_cae.model.PRESETS")
     channels: int = Field(3, ge=1, le=64, description="bands")
     receptive_field: int = Field(ge=0, description="side of the input square that one output pixel can depend on, pixels")
+    step: int = Field(8, ge=1, description="total stride of the network, pixels: tiles begin at multiples of it")
     ensemble: int = Field(1, ge=1, le=8, description="copies of a picture, mirrored and turned, whose mean the model gives, see agri_cae.engines.runtimes.self_ensemble")
     sha256: dict[str, str] = Field({}, description="file name -> SHA-256 of each weight file")
     train: dict = Field({}, description="the TrainConfig")

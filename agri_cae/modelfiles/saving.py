@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers
 
 from ..config import ModelConfig, ModelError, OutputError
-from ..model import CropLike, PadToMultiple, SpaceToDepth, build, fuse, unbranched
+from ..model import CropLike, PadToMultiple, SpaceToDepth, build, fuse, total_stride, unbranched
 from .card import Card, read_card, sha256, weights_path
 
 # %% ../../nbs/modelfiles/02_saving.ipynb #2627b2ae
@@ -127,7 +127,7 @@ def save_model(
         with tempfile.TemporaryDirectory(dir=folder) as tmp:
             plain.save(f"{tmp}/m.keras"); export_onnx(plain, f"{tmp}/m.onnx")
             files = {f"{card.name}.{ext}": f"{tmp}/m.{ext}" for ext in ("keras", "onnx")}
-            card = card.model_copy(update={"sha256": {n: sha256(f) for n, f in files.items()}})
+            card = card.model_copy(update={"sha256": {n: sha256(f) for n, f in files.items()}, "step": total_stride(plain)})
             Path(f"{tmp}/m.json").write_text(card.model_dump_json(indent=1) + "\n", "utf-8")
             for n, f in {**files, f"{card.name}.json": f"{tmp}/m.json"}.items(): os.replace(f, folder / n)
     except OSError as e: raise OutputError(stem, f"the model cannot be written ({e.strerror or e})", "Check permissions and free space") from None
