@@ -33,7 +33,8 @@ from ..noise.awgn import awgn
 from ..noise.estimate import TooSmall, estimate_sigma
 from ..serve import Denoiser, model_path
 from ..tracking.store import MODEL, register
-from ..train import alone, run_notebook
+from ..fitting.folder import alone
+from ..tracking.notebooks import run_notebook
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #259d64d0
 log = logging.getLogger(__name__)
