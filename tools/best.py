@@ -12,7 +12,7 @@ from agri_cae.config import DataConfig, NoiseConfig
 from agri_cae.curation.splits import split
 from agri_cae.data import load_arrays, open_dataset
 from agri_cae.engines.runtimes import load_engine
-from agri_cae.fitting.loop import mean_scores, psnr, validation_sets
+from agri_cae.fitting.validation import score_sets, validation_sets
 from agri_cae.io.files import write_text
 from agri_cae.modelfiles.card import read_card, weights_path
 
@@ -22,11 +22,12 @@ cfg = DataConfig(**{k: card.train[k] for k in DataConfig.model_fields if k in ca
 data = open_dataset(cfg)
 if data.digest != card.data["digest"]: raise SystemExit(f"{' '.join(sys.argv[1:])}: not what base was trained on (the digest differs)")
 parts = split(data, cfg)
-arrays = {"": load_arrays(parts.val)} | ({"out_": load_arrays(parts.out)} if parts.out else {})
+out = load_arrays(parts.out) if parts.out else ()
 noise = NoiseConfig(**{k: card.train[k] for k in NoiseConfig.model_fields if k in card.train})
 engine = load_engine(base, ensemble=COPIES)[0]
-scores = {f"val_psnr_{k}": round(psnr(clean, np.concatenate([engine(x[None]) for x in noisy])), 6) for k, (noisy, clean) in validation_sets(arrays, noise).items()}
+sets = validation_sets(load_arrays(parts.val), noise, out)
+scores = {k: round(v, 6) for k, v in score_sets(lambda noisy: np.concatenate([engine(x[None]) for x in noisy]), sets).items()}
 shutil.copyfile(base, base.with_name("best.onnx"))
-mine = card.model_copy(update=dict(name="best", ensemble=COPIES, sha256={"best.onnx": card.sha256[base.name]}, metrics=scores | {k: round(v, 6) for k, v in mean_scores(scores).items()}))
+mine = card.model_copy(update=dict(name="best", ensemble=COPIES, sha256={"best.onnx": card.sha256[base.name]}, metrics=scores))
 write_text(base.with_name("best.json"), mine.model_dump_json(indent=1))
 print(json.dumps({"base": {k: card.metrics[k] for k in mine.metrics}, "best": mine.metrics}, indent=1))

@@ -88,7 +88,7 @@ def _restore_all(denoiser, cfg, out, progress):
 # %% ../../nbs/cli/00_demo.ipynb #64a7f2b7
 def _train(out, progress):
     "Run the training notebook smoke-size, in place of an earlier demo's run"
-    from agri_cae.train import run_notebook
+    from agri_cae.tracking.notebooks import run_notebook
     if (out/"train.ipynb").exists(): shutil.rmtree(out)
     return run_notebook({}, out, progress=progress)
 

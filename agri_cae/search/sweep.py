@@ -28,7 +28,7 @@ from ..modelfiles.card import read_card
 from .study import SweepConfig, check_sweep, distribution, load_optuna, open_study, open_trial
 from ..tracking.logs import correlation_id
 from ..tracking.store import answering, open_store, register
-from ..train import run_notebook
+from ..tracking.notebooks import run_notebook
 
 # %% ../../nbs/search/01_sweep.ipynb #3cbaf7fc
 log = logging.getLogger(__name__)

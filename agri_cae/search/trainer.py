@@ -133,7 +133,7 @@ def _callbacks(folder, started):
     "Keras callbacks of the trainer: it waits for benchmarks, and ends after a checkpoint when it is asked to"
     import keras
 
-    from agri_cae.fitting.loop import Budget
+    from agri_cae.fitting.callbacks import Budget
     class Always(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
@@ -161,7 +161,8 @@ def work(
     track:bool=True,  # log to MLflow
 ):
     "Work through a queue until all is done, or SIGTERM comes. Raises `ConfigError`, also when another trainer is at work there."
-    from agri_cae.train import alone, branch, train
+    from agri_cae.fitting.folder import alone
+    from agri_cae.train import branch, train
     folder = Folder(path); folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder.path, "trainer", wait=False):
         (folder.path / "pid").write_text(str(os.getpid()))

@@ -80,6 +80,6 @@ def test_a_scheduler_that_is_not_there(tmp_path):
 
 
 def test_all_trials_fail(tmp_path, monkeypatch):
-    monkeypatch.setattr("agri_cae.train.run_notebook", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("agri_cae.tracking.notebooks.run_notebook", lambda *a, **k: 1 / 0)
     with pytest.raises(DataError, match="ZeroDivisionError"): run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK), tmp_path / "s", progress=False)
     assert outcomes() == [("0", "FAILED"), ("1", "FAILED"), ("parent", "FAILED")]
