@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from agri_cae.config import ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, OutputError
-from agri_cae.evaluate import Report, before_after, degrade, evaluate, find_cases, plot_report
+from agri_cae.evaluate import before_after, degrade, evaluate, find_cases
+from agri_cae.measures.scores import Report, plot_report
 from agri_cae.io.images import SAMPLES, read_image, sample, to_float
 from agri_cae.measures.baselines import BASELINES, LEVELS, TUNED, baseline, tune, tuned
 from agri_cae.measures.metrics import (

@@ -23,7 +23,7 @@ from pydantic import Field
 from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
 from ..curation.checks import CheckLimits, hamming, hash_array
 from ..data import DataSet, load_arrays, open_dataset, split_by_source
-from ..evaluate import before_after
+from ..evaluate import plot_restored
 from ..io.files import write_text
 from ..io.images import read_image
 from .registry import aliases, compare, crown, judge, tag_version
@@ -178,7 +178,7 @@ def _pictures(models, held, out):
     gains = [psnr(models[1](n), c) - psnr(models[0](n), c) for n, c in pairs]
     for name, k in (("most_gained", int(np.argmax(gains))), ("least_gained", int(np.argmin(gains)))):
         noisy, clean = pairs[k]
-        before_after(clean, noisy, dict(champion=models[0](noisy), challenger=models[1](noisy))).savefig(out / f"{name}.png")
+        plot_restored(clean, noisy, dict(champion=models[0](noisy), challenger=models[1](noisy))).savefig(out / f"{name}.png")
 
 def _report(out, outcome, why):
     "report.json and report.md"

@@ -87,10 +87,15 @@ def git_commit()->str: # "" outside a repository
     try: return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError): return ""
 
-def versions()->dict: # package -> version, of those that are installed
-    "Versions of Python and of the packages that decide what a model becomes."
+_PACKAGES = ("agri-cae", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless",
+             "onnx", "onnxruntime")
+
+def versions(
+    packages:tuple=_PACKAGES, # names on the package index; by default those that decide what a model becomes
+)->dict:                      # package -> version, of those that are installed
+    "Versions of Python and of packages."
     out = {"python": platform.python_version()}
-    for p in ("agri-cae", "keras", "tensorflow-cpu", "tensorflow", "jax", "torch", "numpy", "opencv-python-headless", "onnx", "onnxruntime"):
+    for p in packages:
         try: out[p] = version(p)
         except PackageNotFoundError: pass
     return out
