@@ -6,7 +6,7 @@
 __all__ = ['METRICS', 'PACKAGES', 'PROTOCOL', 'METRIC_SETTINGS', 'degrade', 'noise_rms', 'Case', 'find_cases', 'case_pixels',
            'case_digest', 'run_method', 'no_bar', 'evaluate', 'plot_restored']
 
-# %% ../nbs/04_evaluate.ipynb #7bdbd89d
+# %% ../nbs/04_evaluate.ipynb #85728ea3
 import hashlib
 import os
 import time
@@ -21,8 +21,9 @@ from tqdm import tqdm
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
 from .curation.checks import find_pictures
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
-from .measures.baselines import LEVELS, baseline, tuned
-from .measures.metrics import SSIM, MatchReference, canopy_error, mse, psnr, ssim
+from .measures.agronomy import MatchReference, canopy_error
+from .measures.baselines import TUNED_SIGMAS, baseline, tuned_parameters
+from .measures.metrics import SSIM_SETTINGS, mse, psnr, ssim
 from .measures.scores import Context, ImageScores, Report, label, means_of
 from .modelfiles.card import versions
 from .noise.awgn import awgn
@@ -207,7 +208,7 @@ def _measure(case, index, conditions, denoisers, cfg, metrics, warm):
             scores = _scores(case, meters, out)
             yield ImageScores(image=case.name, condition=condition, method=name, s_per_mp=speed, **scores)
 
-# %% ../nbs/04_evaluate.ipynb #d827589c
+# %% ../nbs/04_evaluate.ipynb #99e126b1
 PACKAGES = ("agri-cae", "numpy", "opencv-python-headless", "scikit-image", "PyWavelets", "bm3d", "onnxruntime",
             "openvino", "keras", "tensorflow-cpu")   # whose versions a report names
 
@@ -220,15 +221,15 @@ PROTOCOL = dict(             # source of the noise -> how pictures and scores co
             + _TRUE_RMS,
     paired="real noisy/clean pairs as they are; " + _CLIPPED + _TRUE_RMS)
 METRIC_SETTINGS = dict(
-    ssim=SSIM,
+    ssim=SSIM_SETTINGS,
     canopy_error=dict(index="excess green, Woebbecke 1995", threshold="Otsu of the clean picture"),
     match_retention=dict(detector="sift", ratio=MatchReference.ratio,
                          tolerance_px=MatchReference.tolerance, budget=MatchReference.limit))
 
-# %% ../nbs/04_evaluate.ipynb #cc553a71
+# %% ../nbs/04_evaluate.ipynb #31f93256
 def _context(cfg, cases, metrics, threads, cpus):
     paired = cases[0].noisy is not None
-    levels = LEVELS if paired or cfg.recipes else cfg.sigmas
+    levels = TUNED_SIGMAS if paired or cfg.recipes else cfg.sigmas
     added = PROTOCOL["awgn"] + (PROTOCOL["recipes"] if cfg.recipes else "")
     return Context(
         protocol=PROTOCOL["paired"] if paired else added,
@@ -238,7 +239,7 @@ def _context(cfg, cases, metrics, threads, cpus):
         cpu_count=cpus,
         threads=threads,
         metrics={m: METRIC_SETTINGS.get(m, {}) for m in metrics},
-        baselines={b: {f"{s:g}": tuned(b, s) for s in levels} for b in cfg.baselines},
+        baselines={b: {f"{s:g}": tuned_parameters(b, s) for s in levels} for b in cfg.baselines},
         sigma_factors=cfg.sigma_factors,
         versions=versions(PACKAGES))
 

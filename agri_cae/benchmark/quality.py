@@ -6,7 +6,7 @@
 __all__ = ['FACTOR_GRID', 'BENCH_CONDITIONS', 'CLEAN', 'SLOW', 'DIGITS', 'digest_key', 'tune_sigma_factor', 'added_noise',
            'measure_quality']
 
-# %% ../../nbs/benchmark/04_quality.ipynb #0a29ab8a
+# %% ../../nbs/benchmark/04_quality.ipynb #1b84e27d
 import hashlib
 import json
 from functools import partial
@@ -17,12 +17,12 @@ import numpy as np
 from .records import Series, SigmaFactor
 from ..config import EvalConfig
 from ..evaluate import case_digest, case_pixels, degrade, evaluate, find_cases, noise_rms
-from ..measures.baselines import BASELINES, LEVELS, baseline, crops, tuned
+from ..measures.baselines import BASELINES, TUNED_SIGMAS, baseline, central_crops, tuned_parameters
 from ..measures.metrics import psnr
 from ..measures.scores import label
 from ..serve import Denoiser
 
-# %% ../../nbs/benchmark/04_quality.ipynb #ad208604
+# %% ../../nbs/benchmark/04_quality.ipynb #feabfaf7
 FACTOR_GRID = (.2, .35, .5, .7, 1., 1.4, 2.)   # factors on the true noise level
 
 def digest_key(
@@ -33,13 +33,13 @@ def digest_key(
 
 def _settings(method):
     "What the results of noisy or of a baseline depend on"
-    return [method, *([] if method == "noisy" else [tuned(method, s) for s in LEVELS])]
+    return [method, *([] if method == "noisy" else [tuned_parameters(method, s) for s in TUNED_SIGMAS])]
 
 def _weights(card):
     "What the results of a model depend on"
     return [card.sha256, card.ensemble] if card.ensemble > 1 else card.sha256
 
-# %% ../../nbs/benchmark/04_quality.ipynb #8fee9f07
+# %% ../../nbs/benchmark/04_quality.ipynb #c9abf52a
 def tune_sigma_factor(
     name:str,               # a name in `BASELINES`
     condition:str,          # name of a degradation
@@ -51,7 +51,7 @@ def tune_sigma_factor(
 )->SigmaFactor:
     "The factor on the true noise level at which a baseline does best. Raises `DataError` without pictures."
     folders = [folders] if isinstance(folders, str | Path) else folders
-    clean = [x for f in folders for x in crops(f, max(1, count // len(folders)), side)]
+    clean = [x for f in folders for x in central_crops(f, max(1, count // len(folders)), side)]
     noisy = [degrade(x, condition, i, noise_seed=0) for i, x in enumerate(clean)]
     levels = [noise_rms(y, x) for x, y in zip(clean, noisy, strict=True)]
     rounded = [f"{s:.2f}" for s in levels]

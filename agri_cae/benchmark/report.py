@@ -63,7 +63,7 @@ def bench_report(
     sections = [f"## {title}\n\n{table}" for title, table in parts.items() if table.count("\n") > 1]
     return "\n\n".join(["# Benchmark", report_note(bench), *sections]) + "\n"
 
-# %% ../../nbs/benchmark/10_report.ipynb #2041c455
+# %% ../../nbs/benchmark/10_report.ipynb #5d87c56f
 def write_report(
     bench:Bench,       # what was measured
     promises:Promises, # see `agri_cae.benchmark.claims.load_promises`
@@ -73,7 +73,7 @@ def write_report(
     `OutputError`."""
     folder, sets = Path(folder), measured_sets(bench)
     write_text(folder / "_bench.md", bench_report(bench, promises))
-    white = any(all(bench.series("noisy", s, p) for p in sets) for s in ("15", "25", "50"))
+    white = sets and any(all(bench.series("noisy", s, p) for p in sets) for s in ("15", "25", "50"))
     figures = dict(pareto=bench.times and white and plot_pareto(bench, promises),
                    training=bench.training and plot_training(bench),
                    scaling=bench.scaling and plot_scaling(bench))
