@@ -23,8 +23,8 @@ def made_bench(seed=0, n=24):
         k = n if c != "paired" else 8
         equal = m == "noisy" and c == "clean"
         psnr = [None if equal else round(float(start + LEVEL[m] + rng.normal(0, .3)), 4) for _ in range(k)]
-        return Series(pictures="pairs" if c == "paired" else pictures, condition=c, method=m, key=f"{c}{m}", every=1, psnr=psnr,
-                      ssim=[.8] * k, canopy_error=[1.] * k, match_retention=[.5] * k)
+        return Series(pictures="pairs" if c == "paired" else pictures, condition=c, method=m, key=f"{c}{m}", every=1,
+                      psnr=psnr, ssim=[.8] * k, canopy_error=[1.] * k, match_retention=[.5] * k)
 
     b = Bench(threads=2, machine="made up", sets={"test": dict(digest="", images=[f"{i:02}.png" for i in range(n)])})
     conditions = [*map(label, BENCH_CONDITIONS)]
@@ -39,8 +39,10 @@ def made_bench(seed=0, n=24):
             b.times.append(Times(race=race, name=m, height=h, width=w, seconds=seconds))
     for engine, s in (("onnx float32", 1.), ("openvino float32", .8)):
         b.times.append(Times(race="engines", name=f"fast {engine}", height=64, width=64, seconds=[s, s]))
-    b.scaling = [Scale(model="fast", dtype=t, megapixels=mp, seconds=.1 * mp + .02, start_mb=90, picture_mb=3 * k * mp,
-                       peak_mb=160 + 6.2 * k * mp) for t, k in (("uint8", 1), ("float32", 4)) for mp in (.25, 1, 4, 16, 100)]
+    for dtype, size in (("uint8", 1), ("float32", 4)):
+        for mp in (.25, 1, 4, 16, 100):
+            b.scaling.append(Scale(model="fast", dtype=dtype, megapixels=mp, seconds=.1 * mp + .02, start_mb=90,
+                                   picture_mb=3 * size * mp, peak_mb=160 + 6.2 * size * mp))
     b.training = {"fast": [(48., 31.9), (90., 32.0), (142., 32.1)], "base": [(60., 32.4), (200., 32.8)]}
     return b
 
@@ -49,7 +51,8 @@ def with_holes():
     "One picture without noise, and a method that saw every sixth picture only"
     b = made_bench()
     b.series("noisy", "25").psnr[3] = None
-    slow = dict(method="slow", every=6, psnr=[30., 31., 32., 33.], ssim=[.5] * 4, canopy_error=[1.] * 4, match_retention=[.5] * 4)
+    slow = dict(method="slow", every=6, psnr=[30., 31., 32., 33.], ssim=[.5] * 4, canopy_error=[1.] * 4,
+                match_retention=[.5] * 4)
     b.quality.append(b.series("fast", "25").model_copy(update=slow))
     return b
 
@@ -59,7 +62,11 @@ SAME = Patterns(grey=100, contrast=[100] * 4, shift=0, white=100, patches=0)   #
 
 def made_comparison(gains, **patterns):
     "new against old, from (domain, family, condition) -> gains of its pictures"
-    rows = [Row(picture=f"{family}{i}", index=100 * group + i, family=family, collection="c", domain=domain, condition=condition,
-                sigma=20. * (condition != "clean"), noisy=20, psnr=dict(new=30 + g, old=30))
-            for group, ((domain, family, condition), some) in enumerate(gains.items()) for i, g in enumerate(some)]
-    return Comparison(models=["new", "old"], seed=0, versions={}, rows=rows, patterns=dict(new=SAME, old=SAME) | patterns)
+    rows = []
+    for group, ((domain, family, condition), some) in enumerate(gains.items()):
+        about = dict(family=family, collection="c", domain=domain, condition=condition, noisy=20,
+                     sigma=20. * (condition != "clean"))
+        rows += [Row(picture=f"{family}{i}", index=100 * group + i, psnr=dict(new=30 + g, old=30), **about)
+                 for i, g in enumerate(some)]
+    patterns = dict(new=SAME, old=SAME) | patterns
+    return Comparison(models=["new", "old"], seed=0, versions={}, rows=rows, patterns=patterns)

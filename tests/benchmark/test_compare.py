@@ -1,4 +1,4 @@
-"Two models side by side: slices that add up, what decides and what does not, the drawn patterns against those of real files, and the command."
+"Two models side by side: slices that add up, what decides, drawn patterns against real files, and the command."
 import json
 import os
 import subprocess
@@ -141,7 +141,8 @@ def test_names_stay_apart():
 
 def test_reference_is_the_shipped_model_of_its_kind(tmp_path):
     assert [*load_models(str(box_model(tmp_path)))] == ["box", "fast"]
-    assert [*load_models("restore")] == ["restore", "restore again"] and [*load_models("best", "base")] == ["best", "base"]
+    assert [*load_models("restore")] == ["restore", "restore again"]
+    assert [*load_models("best", "base")] == ["best", "base"]
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the case files are not here")
@@ -154,7 +155,8 @@ def test_drawn_patterns_behave_like_those_of_the_cases(name):
     real, drawn = check_mesh(net, model(net)) | check_card(card, model(card), boxes), check_patterns(model)
     assert drawn.contrast == pytest.approx(real["contrast"], abs=40)
     assert drawn.grey == pytest.approx(real["grey"], abs=20) and drawn.shift == pytest.approx(real["shift"], abs=1)
-    assert (drawn.white < 100) == (real["white"] < 100) and (missed_goals(drawn)["patches"] > 0) == (real["patches"] > 2)
+    assert (drawn.white < 100) == (real["white"] < 100)
+    assert (missed_goals(drawn)["patches"] > 0) == (real["patches"] > 2)
 
 
 def test_mesh_is_grey_on_whole_levels():
@@ -200,7 +202,8 @@ def test_command(tmp_path, folder, monkeypatch):
     (tmp_path/"run.yaml").write_text(f"data:\n  folder: {folder}\n  val_collections: [air]\n  val_fraction: 0.3\n")
     (tmp_path/"tests").mkdir()
     cv2.imwrite(str(tmp_path/"tests/t.png"), cv2.imread(str(folder/"air0.png")))
-    done = command("run/fast.onnx", "--config", "run.yaml", "--beside", "tests", "--out", "out", "--json", "-q", cwd=tmp_path)
+    options = "--config", "run.yaml", "--beside", "tests", "--out", "out", "--json", "-q"
+    done = command("run/fast.onnx", *options, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     told = json.loads(done.stdout)
     assert told["ships"] is False and {s["domain"] for s in told["slices"]} == {"in", "out", "tests", "drawn"}
@@ -214,6 +217,7 @@ def test_command(tmp_path, folder, monkeypatch):
 
 def test_import_is_light():
     heavy = "{'keras','tensorflow','matplotlib','skimage','onnx','openvino','mlflow'}"
-    code = f"import sys, agri_cae.benchmark.comparison; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
+    code = ("import sys, agri_cae.benchmark.comparison; "
+            f"print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stdout + out.stderr

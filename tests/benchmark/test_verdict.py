@@ -2,14 +2,14 @@
 import pytest
 from made_bench import SAME, made_comparison
 
-from agri_cae.benchmark.slices import Limits, gain_of, slices, worst_rows
+from agri_cae.benchmark.slices import STANDARD, Limits, gain_of, slices, worst_rows
 from agri_cae.benchmark.verdict import ship_verdict
 
 GOOD = {("in", "leaf", "25"): [.2, .3], ("in", "soil", "25"): [.2, .1],
         ("out", "trees", "25"): [.1, .3], ("out", "roof", "50"): [.2, .2]}
 
 
-def failing(gains, limits=Limits(), **patterns):  # noqa: B008
+def failing(gains, limits=STANDARD, **patterns):
     verdict = ship_verdict(made_comparison(gains, **patterns), limits)
     return [text for met, text in verdict.reasons if not met]
 
@@ -28,8 +28,8 @@ def test_clean_pictures_are_cut():
 
 def test_both_sets_must_be_won():
     assert ship_verdict(made_comparison(GOOD)).ships
-    assert len(failing({k: v for k, v in GOOD.items() if k[0] == "in"})) == 1              # no pictures of other collections
-    assert len(failing(GOOD | {("out", "roof", "50"): [-.25, -.25]})) == 2                 # a slice, and with it the set
+    assert len(failing({k: v for k, v in GOOD.items() if k[0] == "in"})) == 1       # no other collections
+    assert len(failing(GOOD | {("out", "roof", "50"): [-.25, -.25]})) == 2          # a slice, and the set
     assert len(failing(GOOD, Limits(margin=.5))) == 2
 
 
