@@ -51,7 +51,7 @@ readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)python tools/readme.py
 
 bench: setup ## Measure the models on the pictures in DATA, WILD and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
-	$(BIN)python -c 'from agri_cae.benchmark.report import main; main()' --data "$(DATA)" --wild "$(WILD)" --pairs "$(PAIRS)" $(foreach t,$(TRAIN),--train "$(t)") $(CLASSIC) $(BENCH)
+	$(BIN)python -c 'from agri_cae.benchmark.report import bench_main; bench_main()' --data "$(DATA)" --wild "$(WILD)" --pairs "$(PAIRS)" $(foreach t,$(TRAIN),--train "$(t)") $(CLASSIC) $(BENCH)
 	@$(BIN)python deploy/cost.py
 
 gallery: setup ## Measure the gallery on the pictures in DATA: writes nbs/results/gallery/

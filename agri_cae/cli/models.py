@@ -86,11 +86,11 @@ def reproduce(
 # %% ../../nbs/cli/02_models.ipynb #d16deb36
 def _compared(config, folder, pairs, beside, progress):
     "The pictures that a comparison is asked for"
-    from agri_cae.benchmark.compare import folder_pictures, validation_pictures
+    from agri_cae.benchmark.photos import folder_photos, validation_photos
     if not config and not folder: raise ConfigError("compare", "was given no validation pictures", "Name a training configuration with --config, or folders with --folder")
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
     data = cfg.data.model_copy(update=dict(folder=tuple(folder))) if folder else cfg.data
-    return [*validation_pictures(data, progress=None if progress else False), *(x for f in pairs for x in folder_pictures(f, "own")), *(x for f in beside for x in folder_pictures(f))]
+    return [*validation_photos(data, progress=None if progress else False), *(x for f in pairs for x in folder_photos(f, "own")), *(x for f in beside for x in folder_photos(f))]
 
 def compare(
     challenger: Annotated[str, typer.Argument(metavar="CHALLENGER", help="Shipped model, path of an .onnx or .keras file, or MLflow URI.")],
@@ -106,12 +106,16 @@ def compare(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.benchmark.compare import compare as run, load_models, report, slices, verdict, write_comparison
+        from agri_cae.benchmark.compare import compare_models
+        from agri_cae.benchmark.comparison import comparison_report, write_comparison
+        from agri_cae.benchmark.photos import load_models
+        from agri_cae.benchmark.slices import slices
+        from agri_cae.benchmark.verdict import ship_verdict
         models, photos = load_models(challenger, reference), _compared(config, folder, pairs, beside, not quiet)
-        found = run(models, photos, progress=not quiet)
-    v = verdict(found)
+        found = compare_models(models, photos, progress=not quiet)
+    v = ship_verdict(found)
     if out: write_comparison(found, models, photos, out)
-    typer.echo(json.dumps(dict(ships=v.ships, reasons=[dict(met=met, reason=text) for met, text in v.reasons], slices=[s._asdict() for s in slices(found)])) if as_json else report(found))
+    typer.echo(json.dumps(dict(ships=v.ships, reasons=[dict(met=met, reason=text) for met, text in v.reasons], slices=[s._asdict() for s in slices(found)])) if as_json else comparison_report(found))
     raise typer.Exit(0 if v.ships else 1)
 
 # %% ../../nbs/cli/02_models.ipynb #3f1e0fd3
@@ -152,9 +156,9 @@ def _registry():
 @models_app.command("list")
 def models_list(as_json: _json = False):
     "All versions, newest first."
-    from agri_cae.benchmark.claims import table
+    from agri_cae.measures.tables import markdown_table
     found = _registry().list_versions()
-    typer.echo(json.dumps(found) if as_json else table(found[0], [["-" if v is None else v for v in r.values()] for r in found]) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
+    typer.echo(json.dumps(found) if as_json else markdown_table(found[0], [r.values() for r in found]) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
 
 @models_app.command("show")
 def models_show(version: _name = "challenger"):

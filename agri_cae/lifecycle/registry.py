@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmark.claims import interval
+from ..measures.statistics import interval
 from ..config import EvalConfig, ModelError
 from ..evaluate import evaluate
 from ..modelfiles.card import read_card

@@ -21,23 +21,20 @@ import numpy as np
 from pydantic import Field
 
 from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
-from ..curation.checks import CheckLimits
-from ..curation.repeats import hamming, hash_array
-from ..curation.datasets import DataSet
-from ..curation.splits import split_by_source
-from ..data import load_arrays, open_dataset
-from ..evaluate import before_after
+from ..curation.checks import CheckLimits, hamming, hash_array
+from ..data import DataSet, load_arrays, open_dataset, split_by_source
+from ..evaluate import plot_restored
 from ..io.files import write_text
 from ..io.images import read_image
 from .registry import aliases, compare, crown, judge, tag_version
 from ..measures.metrics import psnr
 from ..modelfiles.card import read_card
+from ..monitoring.drift import keep_profile
 from ..noise.awgn import awgn
 from ..noise.estimate import TooSmall, estimate_sigma
 from ..serve import Denoiser, model_path
 from ..tracking.store import MODEL, register
-from ..fitting.folder import alone
-from ..tracking.notebooks import run_notebook
+from ..train import alone, run_notebook
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #259d64d0
 log = logging.getLogger(__name__)
@@ -151,7 +148,9 @@ def _fine_tune(cfg, weights, parts, out, progress):
     params["val_collections"] = [c for c in params.get("val_collections", ()) if c in there]
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
-    return run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
+    run = run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
+    keep_profile(out / "retraining", progress=progress)
+    return run
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #eb668cab
 def _decide(cfg, champion, run, added, held, why, out, progress):
@@ -179,7 +178,7 @@ def _pictures(models, held, out):
     gains = [psnr(models[1](n), c) - psnr(models[0](n), c) for n, c in pairs]
     for name, k in (("most_gained", int(np.argmax(gains))), ("least_gained", int(np.argmin(gains)))):
         noisy, clean = pairs[k]
-        before_after(clean, noisy, dict(champion=models[0](noisy), challenger=models[1](noisy))).savefig(out / f"{name}.png")
+        plot_restored(clean, noisy, dict(champion=models[0](noisy), challenger=models[1](noisy))).savefig(out / f"{name}.png")
 
 def _report(out, outcome, why):
     "report.json and report.md"
