@@ -218,11 +218,10 @@ def train(
     if decay and config: raise ConfigError("--config", "does not go with --decay, which has that of its run", "Change single values with --set")
     cfg = train_config(config, sets)
     with _extra("train"):
-        from agri_cae.monitoring.drift import keep_profile
         from agri_cae.train import branch, newest_run, train as run
     if decay: cfg, out = branch(of or newest_run(), decay, out or "", **parse_sets(sets))
     out = out or home() / "runs" / f"{cfg.model.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    done = run(cfg, out, track=track, progress=not quiet); keep_profile(out, progress=not quiet)
+    done = run(cfg, out, track=track, progress=not quiet)
     typer.echo(json.dumps(dict(weights=str(done.weights), score=done.score, run_id=done.run_id)) if as_json else done.weights)
 
 # %% ../../nbs/cli/09_main.ipynb #168c21dc

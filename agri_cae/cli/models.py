@@ -57,13 +57,11 @@ def sweep(
     "Search for the best settings: one notebook and one MLflow run for each set. The same command again goes on where it stopped."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.monitoring.drift import keep_profile
         from agri_cae.search.study import SweepConfig
         from agri_cae.search.sweep import board_table, run_sweep
     cfg = SweepConfig.from_yaml(config)
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)
-    if done.version: keep_profile(done.folder / f"trial_{done.study.best_trial.number:04}", progress=not quiet)
     if as_json: typer.echo(json.dumps(dict(folder=str(done.folder), run_id=done.parent, version=done.version, leaderboard=done.leaderboard())))
     else:
         challenger = f"Version {done.version} of the registered model is the challenger: agri-cae denoise IN OUT --model models:/agri-cae@challenger" if done.version else "Another process still works on this sweep, and will finish it."

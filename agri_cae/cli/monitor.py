@@ -41,7 +41,7 @@ def monitor_profile(
     quiet: _quiet = False,
 ):
     "Say what is usual: make the profile that a service is compared with."
-    from agri_cae.monitoring.drift import folder_pictures, log_profile, make_profile, profile_paths, training_pictures
+    from agri_cae.monitoring.profile import folder_pictures, log_profile, make_profile, profile_paths, training_pictures
     from agri_cae.serve import Denoiser
     _hush(quiet)
     if (folder is None) != from_log: raise ConfigError("agri-cae monitor profile", "takes a folder or --log", "Give one of them")
@@ -65,7 +65,7 @@ def _version(log, model):
 _profiles = Annotated[list[str], typer.Option("--profile", help="Profile to compare with, instead of those that are found: a file, or a model that has one; may be repeated.")]
 
 def _found(log, others):
-    from agri_cae.monitoring.drift import find_profiles
+    from agri_cae.monitoring.profile import find_profiles
     return find_profiles({m.split("@")[0] for m in log.read(log.cfg.window)["model"] if m}, others)
 
 def _text(look):
