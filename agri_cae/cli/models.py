@@ -176,9 +176,10 @@ def models_promote(
 ):
     "Make a version the champion if it is better. Exit code 1 when it is not."
     _hush(quiet)
-    verdict = _registry().promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
-    typer.echo(("promoted: " if verdict.promote else "not promoted: ") + verdict.reason)
-    raise typer.Exit(0 if verdict.promote else 1)
+    with _extra("train"): from agri_cae.lifecycle.gate import promote
+    result = promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
+    typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
+    raise typer.Exit(0 if result.promote else 1)
 
 @models_app.command("rollback")
 def models_rollback(reason: Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")] = "rolled back"):
