@@ -27,7 +27,7 @@ from ..io.images import read_image, sample
 from ..measures.baselines import baseline
 from ..modelfiles.card import shipped
 from ..noise.awgn import awgn
-from ..search.trainer import quiet_machine
+from ..search.quiet import quiet_machine
 from ..serve import Denoiser, model_path
 
 # %% ../../nbs/benchmark/00_timing.ipynb #a2a0d1c2

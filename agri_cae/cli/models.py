@@ -57,8 +57,9 @@ def sweep(
     "Search for the best settings: one notebook and one MLflow run for each set. The same command again goes on where it stopped."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.search.study import SweepConfig
-        from agri_cae.search.sweep import board_table, run_sweep
+        from agri_cae.search.space import SweepConfig
+        from agri_cae.search.leaderboard import board_table
+        from agri_cae.search.sweep import run_sweep
     cfg = SweepConfig.from_yaml(config)
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)

@@ -23,7 +23,7 @@ from mlflow_server import HAS_POSTGRESQL, Server, postgresql
 from agri_cae.cli.main import app
 from agri_cae.config import ModelError, StoreError, TrainConfig, unflatten
 from agri_cae.lifecycle.registry import aliases, crown, get_version
-from agri_cae.search.study import SweepConfig
+from agri_cae.search.space import SweepConfig
 from agri_cae.search.sweep import run_sweep
 from agri_cae.serve import Denoiser, model_path
 from agri_cae.tracking.store import open_store, register
