@@ -57,8 +57,9 @@ def sweep(
     "Search for the best settings: one notebook and one MLflow run for each set. The same command again goes on where it stopped."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.search.study import SweepConfig
-        from agri_cae.search.sweep import board_table, run_sweep
+        from agri_cae.search.space import SweepConfig
+        from agri_cae.search.leaderboard import board_table
+        from agri_cae.search.sweep import run_sweep
     cfg = SweepConfig.from_yaml(config)
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)
@@ -86,11 +87,11 @@ def reproduce(
 # %% ../../nbs/cli/02_models.ipynb #d16deb36
 def _compared(config, folder, pairs, beside, progress):
     "The pictures that a comparison is asked for"
-    from agri_cae.benchmark.photos import folder_photos, validation_photos
+    from agri_cae.benchmark.compare import folder_pictures, validation_pictures
     if not config and not folder: raise ConfigError("compare", "was given no validation pictures", "Name a training configuration with --config, or folders with --folder")
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
     data = cfg.data.model_copy(update=dict(folder=tuple(folder))) if folder else cfg.data
-    return [*validation_photos(data, progress=None if progress else False), *(x for f in pairs for x in folder_photos(f, "own")), *(x for f in beside for x in folder_photos(f))]
+    return [*validation_pictures(data, progress=None if progress else False), *(x for f in pairs for x in folder_pictures(f, "own")), *(x for f in beside for x in folder_pictures(f))]
 
 def compare(
     challenger: Annotated[str, typer.Argument(metavar="CHALLENGER", help="Shipped model, path of an .onnx or .keras file, or MLflow URI.")],
@@ -106,16 +107,12 @@ def compare(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.benchmark.compare import compare_models
-        from agri_cae.benchmark.comparison import comparison_report, write_comparison
-        from agri_cae.benchmark.photos import load_models
-        from agri_cae.benchmark.slices import slices
-        from agri_cae.benchmark.verdict import ship_verdict
+        from agri_cae.benchmark.compare import compare as run, load_models, report, slices, verdict, write_comparison
         models, photos = load_models(challenger, reference), _compared(config, folder, pairs, beside, not quiet)
-        found = compare_models(models, photos, progress=not quiet)
-    v = ship_verdict(found)
+        found = run(models, photos, progress=not quiet)
+    v = verdict(found)
     if out: write_comparison(found, models, photos, out)
-    typer.echo(json.dumps(dict(ships=v.ships, reasons=[dict(met=met, reason=text) for met, text in v.reasons], slices=[s._asdict() for s in slices(found)])) if as_json else comparison_report(found))
+    typer.echo(json.dumps(dict(ships=v.ships, reasons=[dict(met=met, reason=text) for met, text in v.reasons], slices=[s._asdict() for s in slices(found)])) if as_json else report(found))
     raise typer.Exit(0 if v.ships else 1)
 
 # %% ../../nbs/cli/02_models.ipynb #3f1e0fd3
@@ -156,9 +153,9 @@ def _registry():
 @models_app.command("list")
 def models_list(as_json: _json = False):
     "All versions, newest first."
-    from agri_cae.measures.tables import markdown_table
+    from agri_cae.benchmark.claims import table
     found = _registry().list_versions()
-    typer.echo(json.dumps(found) if as_json else markdown_table(found[0], [r.values() for r in found]) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
+    typer.echo(json.dumps(found) if as_json else table(found[0], [["-" if v is None else v for v in r.values()] for r in found]) if found else "No version is registered: agri-cae sweep and agri-cae retrain do that.")
 
 @models_app.command("show")
 def models_show(version: _name = "challenger"):
@@ -180,9 +177,10 @@ def models_promote(
 ):
     "Make a version the champion if it is better. Exit code 1 when it is not."
     _hush(quiet)
-    verdict = _registry().promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
-    typer.echo(("promoted: " if verdict.promote else "not promoted: ") + verdict.reason)
-    raise typer.Exit(0 if verdict.promote else 1)
+    with _extra("train"): from agri_cae.lifecycle.gate import promote
+    result = promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
+    typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
+    raise typer.Exit(0 if result.promote else 1)
 
 @models_app.command("rollback")
 def models_rollback(reason: Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")] = "rolled back"):

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("keras")
 from agri_cae.config import EvalConfig, TrainConfig, unflatten
-from agri_cae.lifecycle.registry import aliases, compare, crown, get_version
+from agri_cae.lifecycle.gate import measure_gain
+from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
 from agri_cae.serve import Denoiser
 from agri_cae.tracking.store import register
@@ -93,7 +94,7 @@ def test_a_real_shift_promotes_the_challenger(champion, tmp_path):
     before = aliases()["champion"]
     o = retrain(new, cfg, tmp_path / "out", progress=False)
     control = train(unflatten(TrainConfig, PARAMS | dict(folder=cfg.store, init_from=str(first.weights), lr=PARAMS["lr"] / 2)), tmp_path / "control", track=False, progress=False)   # as long again on leaves: what is time, and what the new pictures
-    alone = compare(Denoiser.load(first.weights), Denoiser.load(control.weights), EvalConfig(folder=str(tmp_path / "out" / "held_back")), progress=False)
+    alone = measure_gain(Denoiser.load(first.weights), Denoiser.load(control.weights), EvalConfig(folder=str(tmp_path / "out" / "held_back")), progress=False)
     print(f"\n{o.reason}\nas long again on leaves only: {alone} on the new pictures")
     assert o.promoted, o.reason
     assert aliases()["champion"] == o.version and get_version(o.version).tags["replaced"] == before
