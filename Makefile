@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench ablation sweep train-on train-off train-status train-update wheel image sbom cost lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench ablation sweep train-on train-off train-status train-update wheel dist image sbom cost lock hooks clean
 
 BIN  := .venv/bin/
 # pictures of bench: clean ones, clean ones from other sources, real pairs, and folders of training pictures to tune the classical methods on; what is not there is left out
@@ -78,6 +78,9 @@ wheel: setup ## The wheel, in dist/
 	@rm -rf build dist
 	@$(BIN)python -m build --wheel --no-isolation --outdir dist
 	@rm -rf build
+
+dist: setup ## Wheel and source distribution, in dist/, each tried in a clean environment
+	@tools/dist.sh
 
 image: ## Build the container with docker, podman or buildah (TARGET=train: with the training stack; BASE=image, TAG=name, FLAGS=more)
 	@tools/image.sh

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ..config import ImageError, OutputError, _config_error, home
+from ..config import ImageError, OutputError, config_error, home
 from ..io.images import Picture, to_float, write_image
 from ..noise.estimate import TooSmall, estimate_sigma
 
@@ -46,7 +46,7 @@ class MonitorConfig(BaseSettings):
 
     def __init__(self, **kw):
         try: super().__init__(**kw)
-        except ValidationError as e: raise _config_error("settings (AGRI_CAE_MONITOR_*, .env)", e) from None
+        except ValidationError as e: raise config_error("settings (AGRI_CAE_MONITOR_*, .env)", e) from None
 
     @property
     def file(self)->Path:
