@@ -156,7 +156,7 @@ class NoiseConfig(Entity):
 
 # %% ../nbs/00_config.ipynb #d7f7419c
 def _rising(span):
-    if not span[0] < span[1]: raise ValueError("the first value must be below the second")
+    if span[0] >= span[1]: raise ValueError("the first value must be below the second")
     return span
 
 ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]   # stored values that mean 0 and 1
@@ -201,7 +201,8 @@ class DataConfig(PictureConfig):
         description="share of drawn pictures (agri_cae.noise.scenes) among the clean pictures that are trained on")
 
 # %% ../nbs/00_config.ipynb #df328dda
-Preset = Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"]   # the keys of agri_cae.model.PRESETS
+# the keys of agri_cae.model.PRESETS
+Preset = Literal["classic", "fast", "base", "base_dw", "base_rep", "base_wide", "large"]
 
 class ModelConfig(Entity):
     "Which architecture learns."

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ..config import ImageError, OutputError, config_error, home
+from ..io.colour import excess_green
 from ..io.images import Picture, to_float, write_image
 from ..noise.estimate import TooSmall, estimate_sigma
 
@@ -82,9 +83,9 @@ def _sharpness(grey):
 def _colour_statistics(x, value_range):
     h, w, c = x.shape
     t = np.clip(to_float(cv2.resize(x, (min(THUMB, w), min(THUMB, h)), interpolation=cv2.INTER_AREA).reshape(-1, c).T.copy(), value_range), 0, 1)
-    out, total = dict(brightness=255 * t.mean(), contrast=255 * t.mean(0).std()), np.maximum(t.sum(0), 1e-3)
+    out = dict(brightness=255 * t.mean(), contrast=255 * t.mean(0).std())
     if c < 3: return out
-    return out | dict(saturation=((t.max(0) - t.min(0)) / np.maximum(t.max(0), 1e-3)).mean(), vegetation=((3 * t[1] - t.sum(0)) / total > .1).mean())
+    return out | dict(saturation=((t.max(0) - t.min(0)) / np.maximum(t.max(0), 1e-3)).mean(), vegetation=(excess_green(t.T) > .1).mean())
 
 def picture_statistics(
     before:np.ndarray,           # (H, W) or (H, W, bands) as stored, as for a `Denoiser`
