@@ -12,9 +12,11 @@ import cv2
 import numpy as np
 
 from agri_cae.io.images import from_float, read_image, to_float
-from agri_cae.monitoring.alerts import take_look, update_alerts
+from agri_cae.monitoring.alerts import update_alerts
+from agri_cae.monitoring.look import take_look
 from agri_cae.monitoring.profile import Profile
-from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
+from agri_cae.monitoring.log import MonitorConfig, PredictionLog
+from agri_cae.monitoring.statistics import STATISTICS, picture_statistics
 from agri_cae.serve import Denoiser
 
 

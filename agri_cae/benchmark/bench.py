@@ -29,7 +29,7 @@ from agri_cae.benchmark.timing import (
     race_networks,
 )
 from ..config import ConfigError, DataError, EvalConfig
-from ..engines.runtimes import cores
+from ..engines.threads import cores
 from ..evaluate import _digest, _pixels, _versions, degrade, evaluate, find_cases, label
 from ..io.files import write_text
 from ..measures.baselines import BASELINES, LEVELS, baseline, crops, tuned

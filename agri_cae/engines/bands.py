@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..config import ImageError
-from .tiles import Span
+from .tiles import TileSpan
 
 # %% ../../nbs/engines/02_bands.ipynb #c2e97fef
 def colour_bands(
@@ -59,8 +59,8 @@ def _pattern(channels):
 
 def grain(
     channels:int, # bands of the model
-    rows:Span,    # of a tile
-    cols:Span,    # of a tile
+    rows:TileSpan,    # of a tile
+    cols:TileSpan,    # of a tile
 )->np.ndarray:    # (height, width, channels) of the tile
     "The part of an endless pattern that belongs to a tile, for noise of standard deviation 1."
     y, x = (np.arange(s.start, s.stop) % 256 for s in (rows, cols))

@@ -51,4 +51,5 @@ def keep_levels(
     for _ in range(3):   # once, and again where values saturate
         shifts = level_shift(before, after, lo, hi)
         for band, shift in zip(np.moveaxis(after, 2, 0), shifts, strict=True): _add(band, shift)
-        if np.issubdtype(after.dtype, np.floating) or not np.rint(shifts).any(): break
+        settled = np.issubdtype(after.dtype, np.floating) or not np.rint(shifts).any()
+        if settled: break

@@ -85,7 +85,8 @@ def _openvino_engine(path, card, threads, precision):
 
 # %% ../../nbs/engines/05_runtimes.ipynb #106c7fbd
 def _keras_engine(path, card, threads, precision):
-    try: from agri_cae.modelfiles.saving import load_model
+    try:
+        from agri_cae.modelfiles.saving import load_model
     except ImportError:
         raise ConfigError(path, "needs Keras, which is not installed",
                           'Install it with: pip install "agri-cae[train]", or use the .onnx file') from None
@@ -115,4 +116,5 @@ def load_engine(
     precision that the CPU lacks."""
     engine = engine or ("keras" if path.suffix == ".keras" else "onnx")
     stamp = path.stat().st_mtime_ns, path.stat().st_size
-    with _loading: return _load(path, stamp, engine, threads or cores(), precision, ensemble)
+    with _loading:
+        return _load(path, stamp, engine, threads or cores(), precision, ensemble)

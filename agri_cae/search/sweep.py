@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..config import ConfigError, DataError, StoreError, TrainConfig, home, unflatten
-from ..engines.runtimes import cores
+from ..engines.threads import cores
 from ..io.files import write_text
 from ..modelfiles.card import read_card
 from .study import SweepConfig, check_sweep, distribution, load_optuna, open_study, open_trial

@@ -15,10 +15,13 @@ from agri_cae.config import OutputError
 from agri_cae.io.images import to_float
 from agri_cae.modelfiles.card import read_card, shipped
 from agri_cae.monitoring import log as monitor
-from agri_cae.monitoring.alerts import Look, Watcher, list_alerts, prometheus_text
+from agri_cae.monitoring.alerts import Watcher, list_alerts
+from agri_cae.monitoring.gauges import prometheus_text
+from agri_cae.monitoring.look import Look
 from agri_cae.monitoring.drift import Shift
 from agri_cae.monitoring.profile import Profile, load_profile
-from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
+from agri_cae.monitoring.log import MonitorConfig, PredictionLog
+from agri_cae.monitoring.statistics import STATISTICS, picture_statistics
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT.parent / "shared/data/train"
