@@ -50,6 +50,7 @@ def keep_levels(
     lo, hi = from_float([-.25, 1.25], after.dtype, value_range)
     for _ in range(3):   # once, and again where values saturate
         shifts = level_shift(before, after, lo, hi)
-        for band, shift in zip(np.moveaxis(after, 2, 0), shifts, strict=True): _add(band, shift)
+        for band, shift in zip(np.moveaxis(after, 2, 0), shifts, strict=True):
+            _add(band, shift)
         settled = np.issubdtype(after.dtype, np.floating) or not np.rint(shifts).any()
         if settled: break

@@ -189,7 +189,8 @@ def _alert_part(alerts):
 
 def _state(still, predictions):
     "One line: is all well? still: how many alerts are open"
-    if still: return element("p", f"{still} open alert{'s' * (still > 1)}", class_="state bad")
+    if still:
+        return element("p", f"{still} open alert{'s' * (still > 1)}", class_="state bad")
     if not predictions: return element("p", "No predictions yet", class_="state soft")
     return element("p", "No open alert", class_="state good")
 

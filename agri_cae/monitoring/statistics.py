@@ -91,7 +91,8 @@ def picture_statistics(
     "Numbers of a picture and of what a model did to it. Raises `ImageError` for what is no picture."
     x = _first_bands(before)
     found, blocks = _colour_statistics(x, value_range), _blocks(x, value_range)
-    with suppress(TooSmall): found["sigma"] = estimate_sigma(x, value_range) if sigma is None else sigma
+    with suppress(TooSmall):
+        found["sigma"] = estimate_sigma(x, value_range) if sigma is None else sigma
     if after is not None:
         denoised = _blocks(_first_bands(after, x.shape[2]), value_range)
         found |= _residual_statistics(blocks - denoised, strength)
