@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 
-from agri_cae.engines.runtimes import cores
+from agri_cae.engines.threads import cores
 
 from .problems import Problem, busy
 

@@ -22,7 +22,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..config import ConfigError, DataError, need
-from ..engines.runtimes import cores, load_engine, ort_session
+from ..engines.runtimes import load_engine, ort_session
+from ..engines.threads import cores
 from ..io.images import read_image, sample
 from ..measures.baselines import baseline
 from ..modelfiles.card import shipped

@@ -84,7 +84,7 @@ def monitor_report(
 ):
     "How the service does now. Exit code 1 when something is wrong."
     with _extra("serve"):
-        from agri_cae.monitoring.alerts import take_look
+        from agri_cae.monitoring.look import take_look
         from agri_cae.monitoring.dashboard import monitor_page
     _hush(quiet)
     log = _log(db); found = _found(log, profiles); look = take_look(log, found)

@@ -28,6 +28,7 @@ from ..config import AgriCaeError, ConfigError, ImageError, OutputError, Setting
 from . import formats, tiff as geotiff
 from .exif import GPS_IFD, PROCESSING_SOFTWARE, fix_exif, fix_xmp, orientation, pack_exif, read_exif, values
 from .formats import log
+from .symmetry import UPRIGHT, dihedral, inverse
 
 # %% ../../nbs/io/09_images.ipynb #0fff24f1
 def _span(dtype, value_range):
@@ -157,16 +158,13 @@ def sample(
     return Path(formats.__file__).parents[1]/"samples"/SAMPLES[name].file
 
 # %% ../../nbs/io/09_images.ipynb #87abfc43
-_TURN = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1),
-         7: lambda a: a[::-1, ::-1].swapaxes(0, 1), 8: lambda a: np.rot90(a)}   # Exif orientation -> what makes it upright
-
 def _upright(a, facts, meta):
     turn = facts["orientation"]
     if meta["exif"]:
         try: meta["exif"] = fix_exif(meta["exif"], a.shape[:2] if turn > 4 else None) if not facts.get("georeferenced") else meta["exif"]
         except ValueError as e: log.info("%s; it is kept as it is", e)
     meta["xmp"] = fix_xmp(meta["xmp"])
-    return np.ascontiguousarray(_TURN[turn](a))
+    return np.ascontiguousarray(dihedral(a, UPRIGHT[turn]))
 
 # %% ../../nbs/io/09_images.ipynb #69907fd1
 def read_image(

@@ -9,7 +9,7 @@ __all__ = ['DERIVED', 'LEAST_PICTURES', 'MOST_PICTURES', 'log', 'with_derived', 
 
 # %% ../../nbs/monitoring/02_profile.ipynb #7e17f235
 import logging
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..config import DataError, ModelError, NoiseConfig, home, unflatten
 from ..io.files import write_text
 from ..io.images import find_images, from_float, read_image, to_float
-from .log import STATISTICS, PredictionLog, picture_statistics
+from .log import PredictionLog
+from .statistics import STATISTICS, picture_statistics
 from ..serve import Denoiser, model_path
 
 # %% ../../nbs/monitoring/02_profile.ipynb #e0103e72
@@ -77,7 +78,7 @@ def _profile(model, about, groups, values):
     keep = _pick(len(groups))
     columns = {k: [_number(x) for x in v] for k, v in values.items()}
     known = {k: tuple(v[i] for i in keep) for k, v in columns.items() if any(x is not None for x in v)}
-    return Profile(model=model, about=about, created=f"{datetime.now(timezone.utc):%Y-%m-%d}",
+    return Profile(model=model, about=about, created=f"{datetime.now(UTC):%Y-%m-%d}",
                    groups=tuple(int(groups[i]) for i in keep), values=known)
 
 # %% ../../nbs/monitoring/02_profile.ipynb #2b6409dd
