@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
-from .curation.checks import find_pictures
+from .curation.folders import find_pictures
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
 from .measures.agronomy import MatchReference, canopy_error
 from .measures.baselines import TUNED_SIGMAS, baseline, tuned_parameters
@@ -46,7 +46,8 @@ def degrade(
 def _condition_layer(name, seed):
     "The Keras layer of a condition with a name"
     need("keras")
-    from agri_cae.noise.degradations import Gaussian, MotionBlur
+    from agri_cae.noise.degradations import Gaussian
+    from agri_cae.noise.optics import MotionBlur
     from agri_cae.noise.recipes import Chain, make_recipe
     if name == "motion9":
         return Chain([MotionBlur(9, seed=seed), Gaussian(5, seed=seed + 1)])

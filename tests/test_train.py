@@ -145,8 +145,8 @@ def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures):
 def test_pictures_that_are_open_are_not_opened_again(tmp_path, monkeypatch):
     cfg = tiny(epochs=1)
     opened = open_pictures(cfg, progress=False)
-    monkeypatch.setattr("agri_cae.train.open_dataset", lambda *a, **k: 1 / 0)
-    monkeypatch.setattr("agri_cae.train.load_pictures", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("agri_cae.data.open_dataset", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("agri_cae.fitting.pictures.load_pictures", lambda *a, **k: 1 / 0)
     assert quick(cfg, tmp_path / "run", pictures=opened).card.data["digest"] == opened.data.digest
 
 

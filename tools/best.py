@@ -10,9 +10,11 @@ import sys
 import numpy as np
 
 from agri_cae.config import DataConfig, NoiseConfig
-from agri_cae.data import load_arrays, open_dataset, split
+from agri_cae.curation.splits import split
+from agri_cae.data import load_arrays, open_dataset
 from agri_cae.engines.runtimes import load_engine
-from agri_cae.fitting.loop import mean_scores, psnr, validation_sets
+from agri_cae.fitting.validation import mean_scores, validation_sets
+from agri_cae.measures.metrics import psnr
 from agri_cae.io.files import write_text
 from agri_cae.modelfiles.card import read_card, weights_path
 

@@ -24,7 +24,7 @@ from agri_cae.benchmark.summary import (
 from ..config import OutputError, need
 from ..io.files import replacing
 
-# %% ../../nbs/benchmark/09_figures.ipynb #2198ca51
+# %% ../../nbs/benchmark/09_figures.ipynb #43f77ace
 _DIRECTIONS = ((1, -1), (-1, 1), (1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
 _PLACES = [(r, x, y) for r in (5, 12, 22, 34) for x, y in _DIRECTIONS]   # distance in points, direction
 
@@ -45,7 +45,8 @@ def _box(text):
 
 def _gap(box, dot):
     "Distance of a dot from a box, pixels"
-    return np.hypot(max(box.x0 - dot[0], 0, dot[0] - box.x1), max(box.y0 - dot[1], 0, dot[1] - box.y1))
+    x, y = dot
+    return np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
 # %% ../../nbs/benchmark/09_figures.ipynb #4664f7d6
 def _cost(box, own, dots, taken, limits):

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 
 from ..config import need
-from ..engines.runtimes import cores, ort_session
+from ..engines.runtimes import ort_session
+from ..engines.threads import cores
 from ..modelfiles.card import shipped
 from ..serve import model_path
 

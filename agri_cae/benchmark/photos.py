@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ConfigError, DataConfig, DataError, EvalConfig
-from ..curation.families import family, origins
+from ..curation.families import family
+from ..curation.sources import origins
 from ..evaluate import case_pixels, find_cases
 from ..io.images import read_image, to_float
 from ..modelfiles.card import read_card, shipped
@@ -61,7 +62,8 @@ def validation_photos(
     progress:bool|None=None, # show a progress bar; by default on a terminal only
 )->list[Photo]:              # domains in and out; none are out where `val_collections` names none
     "What a training holds back. Raises `DataError` or `ConfigError` like `agri_cae.data.open_dataset`."
-    from agri_cae.data import open_dataset, split
+    from agri_cae.curation.splits import split
+    from agri_cae.data import open_dataset
     data = open_dataset(cfg, progress=progress)
     parts = split(data, cfg)
     def read(path):

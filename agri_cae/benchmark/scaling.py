@@ -19,7 +19,7 @@ import numpy as np
 from .records import Scale
 from ..config import ConfigError, DataError
 from ..io.images import read_image, sample
-from ..search.trainer import quiet_machine
+from ..search.quiet import quiet_machine
 from ..serve import Denoiser
 
 # %% ../../nbs/benchmark/03_scaling.ipynb #961e147a

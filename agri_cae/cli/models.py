@@ -87,7 +87,8 @@ def reproduce(
 # %% ../../nbs/cli/02_models.ipynb #d16deb36
 def _compared(config, folder, pairs, beside, progress):
     "The pictures that a comparison is asked for"
-    from agri_cae.benchmark.compare import folder_pictures, validation_pictures
+    from agri_cae.benchmark.compare import validation_pictures
+    from agri_cae.monitoring.profile import folder_pictures
     if not config and not folder: raise ConfigError("compare", "was given no validation pictures", "Name a training configuration with --config, or folders with --folder")
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
     data = cfg.data.model_copy(update=dict(folder=tuple(folder))) if folder else cfg.data
@@ -107,7 +108,11 @@ def compare(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.benchmark.compare import compare as run, load_models, report, slices, verdict, write_comparison
+        from agri_cae.benchmark.compare import report, verdict
+        from agri_cae.benchmark.comparison import write_comparison
+        from agri_cae.benchmark.photos import load_models
+        from agri_cae.benchmark.slices import slices
+        from agri_cae.cli.models import compare as run
         models, photos = load_models(challenger, reference), _compared(config, folder, pairs, beside, not quiet)
         found = run(models, photos, progress=not quiet)
     v = verdict(found)

@@ -22,8 +22,9 @@ import numpy as np
 from pydantic import Field
 
 from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
-from ..data import load_arrays, open_dataset, split_by_source
-from ..evaluate import before_after
+from ..curation.splits import split_by_source
+from ..data import load_arrays, open_dataset
+from ..service.requests import before_after
 from ..io.files import replacing, write_text
 from .gate import judge, measure_gain
 from .registry import aliases, crown, refuse
@@ -33,7 +34,8 @@ from ..modelfiles.card import read_card
 from ..noise.awgn import awgn
 from ..serve import Denoiser, model_path
 from ..tracking.store import MODEL, register
-from ..train import alone, run_notebook
+from ..fitting.folder import alone
+from ..tracking.notebooks import run_notebook
 
 # %% ../../nbs/lifecycle/03_retrain.ipynb #efcc2b4e
 log = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ __all__ = ['noise_reason', 'pair_reason', 'vet']
 # %% ../../nbs/lifecycle/02_vetting.ipynb #3b785837
 import numpy as np
 
-from ..curation.checks import CheckLimits, hamming, hash_array
-from ..data import DataSet
+from ..curation.checks import CheckLimits
+from ..curation.repeats import hamming, hash_array
+from ..curation.datasets import DataSet
 from ..io.images import read_image
 from ..noise.estimate import TooSmall, estimate_sigma
 

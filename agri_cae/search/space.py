@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, unflatten
-from ..data import open_dataset, split
+from ..curation.splits import split
+from ..data import open_dataset
 from ..modelfiles.card import read_card
 
 # %% ../../nbs/search/00_space.ipynb #438d7c80

@@ -34,7 +34,7 @@ def trainer_callback(
     "Waits for those who measure, and ends the run after a checkpoint when SIGTERM comes: it raises `Stopped`."
     import keras
 
-    from agri_cae.fitting.loop import Budget
+    from agri_cae.fitting.callbacks import Budget
     class Courtesy(keras.callbacks.Callback):
         def __init__(self):
             super().__init__()
@@ -64,7 +64,7 @@ def work(
 ):
     """Work through a queue until all is done, or SIGTERM comes. Raises `ConfigError`, also when another trainer is at
     work there."""
-    from agri_cae.train import alone
+    from agri_cae.fitting.folder import alone
     folder, queue = TrainerFolder(path), Path(queue)
     folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder.path, "trainer", wait=False):

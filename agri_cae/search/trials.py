@@ -17,11 +17,11 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from ..config import ConfigError, TrainConfig, unflatten
-from ..engines.runtimes import cores
+from ..engines.threads import cores
 from ..modelfiles.card import read_card
 from .space import SweepConfig
 from .study import distribution, load_optuna, study_lock
-from ..train import run_notebook
+from ..tracking.notebooks import run_notebook
 
 # %% ../../nbs/search/02_trials.ipynb #63685fbe
 def begun_trials(
