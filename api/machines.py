@@ -99,7 +99,7 @@ def _array(t:Tensor, s:Service):
 def _denoise_files(s, request, texts, options, progress):
     "Image files in base64 -> their `Answer`s and the files that come back"
     files = [_bytes(t) for t in texts]
-    s.fits(sum(f["width"] * f["height"] for f in map(look, files)))
+    s.fits(sum(f.width * f.height for f in map(look, files)))
     d = s.denoiser(options.model, options.strength, options.sigma)
     done = [s.denoise(request, d, f, progress, lambda a: a.file(options.format), sigma=options.sigma, force=options.force) for f in files]
     return [(a, base64.b64encode(file).decode()) for a, file in done]

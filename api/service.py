@@ -50,7 +50,7 @@ class Service:
     async def look(self, data:bytes)->int: # pixels
         "The size of a picture by its header. Raises `Problem` 422."
         facts = await self.gate.look(look, data)
-        return self.fits(facts["width"] * facts["height"])
+        return self.fits(facts.width * facts.height)
 
     def fits(self, pixels:int)->int:
         if pixels > self.cfg.upload_pixels: raise Problem(422, f"The picture has {pixels:,} pixels; {self.cfg.upload_pixels:,} are taken. Cut it into parts.")

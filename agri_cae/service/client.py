@@ -16,8 +16,9 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..config import ConfigError, ImageError, OutputError
+from ..io.files import new_file, printable
 from ..io.formats import sniff
-from ..io.images import SUFFIXES, _name, _target
+from ..io.images import SUFFIXES
 
 # %% ../../nbs/service/01_client.ipynb #498d2264
 class _Stay(HTTPRedirectHandler):
@@ -42,14 +43,14 @@ class Remote:
         if paths and suffix not in SUFFIXES: raise OutputError(dst, f"the format {suffix!r} is unknown", f"Choose one of {', '.join(SUFFIXES)}")
         same = not paths or isinstance(src, (str, Path)) and Path(src).suffix == Path(dst).suffix   # as there: a PNG that is named .jpg stays one
         try: data = src.read() if hasattr(src, "read") else Path(src).read_bytes()
-        except OSError as e: raise ImageError(_name(src), f"cannot be read ({e.strerror or e})", "Check the file") from None
-        body, head = self._ask(data, _name(src), dict(force="true") if force else {}, None if same else SUFFIXES[suffix])
+        except OSError as e: raise ImageError(printable(src), f"cannot be read ({e.strerror or e})", "Check the file") from None
+        body, head = self._ask(data, printable(src), dict(force="true") if force else {}, None if same else SUFFIXES[suffix])
         try:
             if not paths: dst.write(body)
             else:
                 Path(dst).parent.mkdir(parents=True, exist_ok=True)
-                with _target(dst, overwrite, _name(dst)) as f: f.write(body)
-        except OSError as e: raise OutputError(_name(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
+                with new_file(dst, overwrite) as f: f.write(body)
+        except OSError as e: raise OutputError(printable(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
         if progress: progress(1, 1)
         return dict(model=head["X-Model-Version"], strength=float(head["X-Strength"])) | (dict(sigma=float(head["X-Noise-Sigma"])) if measure and "X-Noise-Sigma" in head else {})
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError, ServeConfig
+from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
 from ..noise.estimate import estimate_sensor
 from ..serve import Denoiser, auto_strength, residual
@@ -111,7 +112,7 @@ def before_after(
 # %% ../../nbs/service/00_requests.ipynb #070d93ab
 def look(
     data:bytes, # an image file
-)->dict:        # as `inspect_image`
+)->Facts:
     "Header facts; no pixel is decoded. Raises `ImageError`."
     return _named(inspect_image, data)
 
@@ -123,7 +124,7 @@ def describe(
     "Header and noise of a picture. Raises `ImageError`."
     p = _named(read_image, data, max_pixels); e = _named(estimate_sensor, p.data, value_range)
     facts = look(data)
-    return {k: facts[k] for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")} | dict(
+    return {k: getattr(facts, k) for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")} | dict(
         sigma=round(e.sigma, 3), gain=round(e.gain, 6), read=round(e.read, 3), strength=auto_strength(e.sigma))
 
 # %% ../../nbs/service/00_requests.ipynb #57193bea
