@@ -273,8 +273,8 @@ class EvalConfig(Entity):
                     "agri_cae.noise.recipes, which need Keras")
     noise_seed: int = Field(1000, ge=0, description="seed of the first picture")
     baselines: tuple[str, ...] = Field(("opencv_nlm",), description="names in agri_cae.measures.baselines.BASELINES")
-    strengths: dict[str, dict[str, float]] = Field({},
-        description="baseline -> condition -> factor on the sigma that the baseline is told; 1 where nothing is given")
+    sigma_factors: dict[str, dict[str, float]] = Field({},
+        description="baseline -> condition -> factor on the sigma that the baseline is given; 1 where none is set")
     every: int = Field(1, ge=1,
         description="measure every so many pictures only, from the first; each keeps its own noise")
 

@@ -1,4 +1,4 @@
-"The structure of the project: what may import what, how notebooks look, and whether names and links in prose are right."
+"The structure of the project: what may import what, how notebooks look, whether names and links in prose are right."
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-import literate  # noqa: E402  (stands in tools/)
+import literate
 
 # from the ground up: a module imports from its own floor's room and from those before it
 FLOORS = (

@@ -131,9 +131,8 @@ def undocumented(source):
         for n in body:
             if isinstance(n, ast.ClassDef) and n.name[0] != "_":
                 yield from functions(n.body)
-            elif isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef):
-                if n.name[0] != "_" or n.name in ("__init__", "__call__"):
-                    yield n
+            elif isinstance(n, ast.FunctionDef) and (n.name[0] != "_" or n.name in ("__init__", "__call__")):
+                yield n
 
     for f in functions(ast.parse(source).body):
         a = f.args
@@ -148,18 +147,12 @@ def habits(source):
     for n in ast.walk(parsed(source)):
         if isinstance(n, ast.Expr) and isinstance(n.value, ast.IfExp):
             yield n.lineno, "a conditional expression as a statement"
-        if isinstance(n, ast.If | ast.While) and isinstance(n.test, ast.BoolOp):
-            if any(isinstance(k, ast.NamedExpr) for k in ast.walk(n.test)):
-                yield n.lineno, "a condition that assigns and does more"
-        first = getattr(n, "body", None)
-        if (
-            isinstance(n, ast.stmt)
-            and isinstance(first, list)
-            and first[0].lineno == n.lineno
-            and len(lines[n.lineno - 1]) > WIDE
-        ):
-            if isinstance(n, ast.If | ast.For | ast.While | ast.With | ast.Try):
-                yield n.lineno, f"a compound statement on one line of more than {WIDE}"
+        test = getattr(n, "test", None) if isinstance(n, ast.If | ast.While) else None
+        if isinstance(test, ast.BoolOp) and any(isinstance(k, ast.NamedExpr) for k in ast.walk(test)):
+            yield n.lineno, "a condition that assigns and does more"
+        compound = isinstance(n, ast.If | ast.For | ast.While | ast.With | ast.Try)
+        if compound and n.body[0].lineno == n.lineno and len(lines[n.lineno - 1]) > WIDE:
+            yield n.lineno, f"a compound statement on one line of more than {WIDE}"
 
 
 class Notebook(NamedTuple):

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 
 bad = {
-    "a path of a machine": r"(?<![\w.:/])/(?:home|root|Users|tmp|var|opt|work|private|mnt|usr)/\S*|\b[A-Z]:\\\w+|site-packages",
+    "a path of a machine": r"(?<![\w.:/])/(?:home|root|Users|tmp|var|opt|work|private|mnt|usr)/\S*"
+    r"|\b[A-Z]:\\\w+|site-packages",
     "a host name": rf"\b{re.escape(socket.gethostname())}\b"
     if len(socket.gethostname()) > 4 and socket.gethostname() != "localhost"
     else r"(?!)",

@@ -1,4 +1,4 @@
-"Write README.md from nbs/index.ipynb: text, code, and the saved outputs; pictures go to nbs/images/. Usage: readme.py [folder]"
+"Write README.md from nbs/index.ipynb: text, code, saved outputs; pictures go to nbs/images/. Usage: readme.py [folder]"
 
 import base64
 import re

@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..config import EvalConfig, OutputError
-from ..evaluate import METRICS, Report, evaluate, find_cases
+from ..evaluate import METRICS, evaluate, find_cases
+from ..measures.scores import Report
 from ..io.images import SAMPLES, from_float, read_image, sample, show_images, to_float, write_image
 from ..measures.baselines import baseline
 from ..measures.metrics import psnr
@@ -88,7 +89,7 @@ def _restore_all(denoiser, cfg, out, progress):
 # %% ../../nbs/cli/00_demo.ipynb #64a7f2b7
 def _train(out, progress):
     "Run the training notebook smoke-size, in place of an earlier demo's run"
-    from agri_cae.train import run_notebook
+    from agri_cae.tracking.notebooks import run_notebook
     if (out/"train.ipynb").exists(): shutil.rmtree(out)
     return run_notebook({}, out, progress=progress)
 

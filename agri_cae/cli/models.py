@@ -57,8 +57,9 @@ def sweep(
     "Search for the best settings: one notebook and one MLflow run for each set. The same command again goes on where it stopped."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.search.study import SweepConfig
-        from agri_cae.search.sweep import board_table, run_sweep
+        from agri_cae.search.space import SweepConfig
+        from agri_cae.search.leaderboard import board_table
+        from agri_cae.search.sweep import run_sweep
     cfg = SweepConfig.from_yaml(config)
     cfg = SweepConfig(**cfg.model_dump() | {k: v for k, v in dict(trials=trials, minutes=minutes).items() if v is not None})
     done = run_sweep(cfg, out or "", workers, scheduler, progress=not quiet)
@@ -86,7 +87,8 @@ def reproduce(
 # %% ../../nbs/cli/02_models.ipynb #d16deb36
 def _compared(config, folder, pairs, beside, progress):
     "The pictures that a comparison is asked for"
-    from agri_cae.benchmark.compare import folder_pictures, validation_pictures
+    from agri_cae.benchmark.compare import validation_pictures
+    from agri_cae.monitoring.profile import folder_pictures
     if not config and not folder: raise ConfigError("compare", "was given no validation pictures", "Name a training configuration with --config, or folders with --folder")
     cfg = TrainConfig.from_yaml(config) if config else TrainConfig()
     data = cfg.data.model_copy(update=dict(folder=tuple(folder))) if folder else cfg.data
@@ -106,7 +108,11 @@ def compare(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     _hush(quiet)
     with _extra("train"):
-        from agri_cae.benchmark.compare import compare as run, load_models, report, slices, verdict, write_comparison
+        from agri_cae.benchmark.compare import report, verdict
+        from agri_cae.benchmark.comparison import write_comparison
+        from agri_cae.benchmark.photos import load_models
+        from agri_cae.benchmark.slices import slices
+        from agri_cae.cli.models import compare as run
         models, photos = load_models(challenger, reference), _compared(config, folder, pairs, beside, not quiet)
         found = run(models, photos, progress=not quiet)
     v = verdict(found)
@@ -176,9 +182,10 @@ def models_promote(
 ):
     "Make a version the champion if it is better. Exit code 1 when it is not."
     _hush(quiet)
-    verdict = _registry().promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
-    typer.echo(("promoted: " if verdict.promote else "not promoted: ") + verdict.reason)
-    raise typer.Exit(0 if verdict.promote else 1)
+    with _extra("train"): from agri_cae.lifecycle.gate import promote
+    result = promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
+    typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
+    raise typer.Exit(0 if result.promote else 1)
 
 @models_app.command("rollback")
 def models_rollback(reason: Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")] = "rolled back"):

@@ -128,7 +128,8 @@ def training_pictures(
 ):                     # yields (group, uint8 array); crops of one source belong together
     "Pictures as the model got them in training: clean ones with its noise, or the noisy halves of pairs."
     from agri_cae.config import DataConfig
-    from agri_cae.data import DataSet, open_dataset
+    from agri_cae.curation.datasets import DataSet
+    from agri_cae.data import open_dataset
     degrade = _training_noise(denoiser.card, seed)
     if not isinstance(data, DataSet):
         data = open_dataset(DataConfig(folder=str(data), kind="clean"), progress=False)

@@ -15,7 +15,8 @@ import pytest
 
 pytest.importorskip("keras")
 from agri_cae.config import EvalConfig, TrainConfig, unflatten
-from agri_cae.lifecycle.registry import aliases, compare, crown, get_version
+from agri_cae.cli.models import compare
+from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
 from agri_cae.serve import Denoiser
 from agri_cae.tracking.store import register
