@@ -71,7 +71,7 @@ def _service(last, cfg):
     took = f"took more than {cfg.max_ms / 1000:g} s"
     problems = [*_too_many("latency", slow, len(ms), cfg.slow, cfg.alpha, took),
                 *_too_many("errors", failed, of, cfg.errors, cfg.alpha, "failed in the service")]
-    latency = tuple(np.quantile(ms, (.5, .95)) / 1000) if len(ms) else (0., 0.)
+    latency = tuple((np.quantile(ms, (.5, .95)) / 1000).tolist()) if len(ms) else (0., 0.)
     return slow / max(len(ms), 1), failed / max(of, 1), latency, problems
 
 # %% ../../nbs/monitoring/04_look.ipynb #bbc00c61

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("keras")
 from agri_cae.config import EvalConfig, TrainConfig, unflatten
-from agri_cae.cli.models import compare
+from agri_cae.lifecycle.gate import measure_gain
 from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
 from agri_cae.serve import Denoiser
@@ -129,7 +129,7 @@ def as_long_on_leaves(cfg, first, folder):
     params = PARAMS | dict(folder=cfg.store, init_from=str(first.weights), lr=PARAMS["lr"] / 2)
     control = train(unflatten(TrainConfig, params), folder / "control", track=False, progress=False)
     held_back = EvalConfig(folder=str(folder / "out" / "held_back"))
-    return compare(Denoiser.load(first.weights), Denoiser.load(control.weights), held_back, progress=False)
+    return measure_gain(Denoiser.load(first.weights), Denoiser.load(control.weights), held_back, progress=False)
 
 
 def test_a_real_shift_promotes_the_challenger(champion, tmp_path):
