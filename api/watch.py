@@ -7,8 +7,8 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from agri_cae.monitoring.alerts import Watcher, list_alerts, prometheus_text
 from agri_cae.monitoring.dashboard import CSP, monitor_page
-from agri_cae.monitoring.drift import find_profiles
 from agri_cae.monitoring.log import PredictionLog, picture_statistics
+from agri_cae.monitoring.profile import find_profiles
 
 from .problems import Problem
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from agri_cae.io.images import from_float, read_image, to_float
 from agri_cae.monitoring.alerts import take_look, update_alerts
-from agri_cae.monitoring.drift import Profile
+from agri_cae.monitoring.profile import Profile
 from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 from agri_cae.serve import Denoiser
 

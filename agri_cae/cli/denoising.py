@@ -126,9 +126,9 @@ def _show_plan(todo, overwrite, as_json):
 # %% ../../nbs/cli/01_denoising.ipynb #3913db9c
 def _run_plan(todo, load, overwrite, force, as_json, quiet):
     "Denoise and print; gives the exit code. The bar counts files, or the tiles of one file"
-    from agri_cae.flights.folder import Outcome, denoise_jobs
+    from agri_cae.flights.folder import FolderResult, denoise_jobs
     for e in todo.errors: log.error(one_line(e))
-    done, many = Outcome([], todo.errors, todo.others), len(todo.jobs) > 1
+    done, many = FolderResult([], todo.errors, todo.others), len(todo.jobs) > 1
     with progress_bar(len(todo.jobs), "file" if many else "tile", quiet) as bar:
         def tiles(_, total):
             if many: return

@@ -61,7 +61,7 @@ def monitor_profile(
     quiet: QuietOption = False,  # errors only
 ):
     "Say what is usual: make the profile that a service is compared with."
-    from agri_cae.monitoring.drift import log_profile, profile_paths
+    from agri_cae.monitoring.profile import log_profile, profile_paths
     set_quiet(quiet)
     if (folder is None) != from_log:
         raise usage_error("agri-cae monitor profile", "takes a folder or --log", "Give one of them")
@@ -86,7 +86,7 @@ def newest_version(
     return names[-1]
 
 def _folder_profile(folder, model, noise, every):
-    from agri_cae.monitoring.drift import folder_pictures, make_profile, training_pictures
+    from agri_cae.monitoring.profile import folder_pictures, make_profile, training_pictures
     from agri_cae.serve import Denoiser
     check_folder(folder)
     denoiser = Denoiser.load(model)
@@ -103,7 +103,7 @@ _Page = Annotated[Path | None, typer.Option(help="Write the page with plots to t
 
 def _find_profiles(log, others):
     "Profiles of the models in the log, and those that the user names"
-    from agri_cae.monitoring.drift import find_profiles
+    from agri_cae.monitoring.profile import find_profiles
     models = {m.split("@")[0] for m in log.read(log.cfg.window)["model"] if m}
     return find_profiles(models, others or ())
 

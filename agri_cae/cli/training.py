@@ -72,13 +72,10 @@ def train_command(
 def _train(cfg, values, out, decay, of, track, progress):
     from agri_cae.config import home
     with extra("train"):
-        from agri_cae.monitoring.drift import keep_profile
         from agri_cae.train import branch, newest_run, train
     if decay: cfg, out = branch(of or newest_run(), decay, out or "", **values)
     out = out or home() / "runs" / f"{cfg.model.preset}-{datetime.now():%Y%m%d-%H%M%S}"
-    done = train(cfg, out, track=track, progress=progress)
-    keep_profile(out, progress=progress)
-    return done
+    return train(cfg, out, track=track, progress=progress)
 
 # %% ../../nbs/cli/02_training.ipynb #d6651591
 _Pictures = Annotated[str, typer.Argument(
@@ -166,19 +163,11 @@ def sweep_command(
     set_quiet(quiet)
     with extra("train"):
         from agri_cae.search.study import SweepConfig
+        from agri_cae.search.sweep import run_sweep
     instead = dict(trials=trials, minutes=minutes)
     fields = SweepConfig.from_yaml(config).model_dump() | {k: v for k, v in instead.items() if v is not None}
-    done = _sweep(SweepConfig(**fields), out or "", workers, scheduler, not quiet)
+    done = run_sweep(SweepConfig(**fields), out or "", workers, scheduler, progress=not quiet)
     typer.echo(_sweep_json(done) if as_json else _sweep_text(done))
-
-def _sweep(cfg, out, workers, scheduler, progress):
-    with extra("train"):
-        from agri_cae.monitoring.drift import keep_profile
-        from agri_cae.search.sweep import run_sweep
-    done = run_sweep(cfg, out, workers, scheduler, progress=progress)
-    if done.version:
-        keep_profile(done.folder / f"trial_{done.study.best_trial.number:04}", progress=progress)
-    return done
 
 # %% ../../nbs/cli/02_training.ipynb #c7826fb1
 def _sweep_json(done):

@@ -29,7 +29,6 @@ from ..io.images import read_image
 from .registry import aliases, compare, crown, judge, tag_version
 from ..measures.metrics import psnr
 from ..modelfiles.card import read_card
-from ..monitoring.drift import keep_profile
 from ..noise.awgn import awgn
 from ..noise.estimate import TooSmall, estimate_sigma
 from ..serve import Denoiser, model_path
@@ -148,9 +147,7 @@ def _fine_tune(cfg, weights, parts, out, progress):
     params["val_collections"] = [c for c in params.get("val_collections", ()) if c in there]
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     unflatten(TrainConfig, params)
-    run = run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
-    keep_profile(out / "retraining", progress=progress)
-    return run
+    return run_notebook(params, out / "retraining", progress=progress)   # its name among the runs
 
 # %% ../../nbs/lifecycle/02_retrain.ipynb #eb668cab
 def _decide(cfg, champion, run, added, held, why, out, progress):

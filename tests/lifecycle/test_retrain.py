@@ -13,7 +13,7 @@ from agri_cae.io.images import read_image, sample
 from agri_cae.lifecycle import retrain as module
 from agri_cae.lifecycle.registry import Gain, aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
-from agri_cae.monitoring.drift import find_profiles, keep_profile, load_profile, profile_of
+from agri_cae.monitoring.profile import find_profiles, load_profile, profile_of
 from agri_cae.tracking.store import register
 from agri_cae.train import train
 
@@ -67,13 +67,13 @@ def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, mon
     assert not again.promoted and f"{len(added)} is known already" in again.reason
 
 
-def test_a_model_brings_along_what_is_usual_for_it(tmp_path, home):
+def test_a_trained_model_comes_with_a_profile(tmp_path, home):
     photos, folder = [read_image(sample(n)).data[..., ::-1] for n in ("field_camera", "airborne")], tmp_path / "pictures"; folder.mkdir()
     for i in range(24):
         x = photos[i % 2]; r, c = 60 * (i // 8), 70 * (i // 2 % 4)
         cv2.imwrite(str(folder / f"{i}.png"), x[r:r + 100, c:c + 100])
     done = train(unflatten(TrainConfig, TINY | dict(folder=str(folder), recipe="sensor")), tmp_path / "run", progress=False)
-    register(done.run_id); path = keep_profile(tmp_path / "run", progress=False)
+    register(done.run_id); path = done.weights.with_suffix(".profile.json")
     assert path == tmp_path / "run" / "fast.profile.json" and len(load_profile(path).groups) == 24
     for model in (str(done.weights), "models:/agri-cae@challenger"): assert profile_of("fast@1", find_profiles([model])).about == "pictures of pictures, as in training"
     assert "of train" in profile_of("fast@1", find_profiles(["fast"])).about      # else that of the shipped one

@@ -16,7 +16,8 @@ from agri_cae.io.images import to_float
 from agri_cae.modelfiles.card import read_card, shipped
 from agri_cae.monitoring import log as monitor
 from agri_cae.monitoring.alerts import Look, Watcher, list_alerts, prometheus_text
-from agri_cae.monitoring.drift import Profile, Shift, load_profile
+from agri_cae.monitoring.drift import Shift
+from agri_cae.monitoring.profile import Profile, load_profile
 from agri_cae.monitoring.log import STATISTICS, MonitorConfig, PredictionLog, picture_statistics
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +146,7 @@ def test_importing_needs_no_training_stack_and_no_scipy():
 # rules for Prometheus
 
 def _gauges():
-    s = Shift("sigma", 100, 1., 1., .1, .1, .5, 1., False)
+    s = Shift("sigma", 100, 1., 1., .1, .1, 1., False)
     return set(re.findall(r"^(\w+)(?:\{| )", prometheus_text(Look(0., 1, 100, 0., 0., (.1, .2), {"m@1": [s]}, [])), re.M))
 
 
