@@ -71,7 +71,7 @@ def noisy_photo(
     "What the models get of a photo."
     return photo.noisy if condition == "paired" else degrade(photo.clean, condition, index, seed)
 
-# %% ../../nbs/benchmark/13_compare.ipynb #b69347fb
+# %% ../../nbs/benchmark/13_compare.ipynb #766f441b
 def _rows(models, photo, index, conditions, seed):
     "One picture under all conditions"
     about = {k: getattr(photo, k) for k in ("family", "collection", "domain")}
@@ -95,7 +95,8 @@ def compare_models(
     if len(models) < 2:
         what = f"was given {len(models)} models"
         raise ConfigError("compare", what, "Give a challenger and a reference")
-    if not photos: raise DataError("compare", "was given no pictures", "Name a folder of pictures")
+    if not photos:
+        raise DataError("compare", "was given no pictures", "Name a folder of pictures")
     photos, rows = with_meshes([*photos]), []
     bar = tqdm(photos, desc="compare", unit="picture", disable=no_bar(progress))
     for i, p in enumerate(bar):

@@ -25,20 +25,20 @@ def label(
     "A condition as it is written in tables and files."
     return condition if isinstance(condition, str) else f"{condition:g}"
 
-# %% ../../nbs/measures/05_scores.ipynb #d052c513
+# %% ../../nbs/measures/05_scores.ipynb #a180266c
 class Scores(BaseModel):
     "What a method reached under one condition."
     model_config = ConfigDict(extra="forbid")
     condition: float | str = Field(
-        description="sigma of added white noise in 8-bit units, name of a degradation, or paired: real noise")
+        description="sigma of white noise in 8-bit units, name of a degradation, or paired: real noise")
     method: str = Field(description="noisy, a baseline, or the name given to a denoiser")
     mse: float | None = Field(None, description="mean squared error")
     psnr: float | None = Field(None, description="decibel; null when the picture equals the clean one")
     ssim: float | None = Field(None, description="structural similarity, Wang et al. 2004")
     canopy_error: float | None = Field(
-        None, description="error of the excess-green canopy cover, percentage points; null without 3 bands")
+        None, description="error of the canopy cover, percentage points; null without three bands")
     match_retention: float | None = Field(
-        None, description="share of the clean picture's SIFT matches kept, 0 to 1; null if it has under 20")
+        None, description="share of the clean picture's matches kept, 0 to 1; null if it has under 20")
     s_per_mp: float | None = Field(None, description="seconds per megapixel")
 
 class ImageScores(Scores):
@@ -49,7 +49,7 @@ class MeanScores(Scores):
     "Mean over the pictures that have the figure; of the speed the median."
     images: int = Field(description="number of pictures")
 
-# %% ../../nbs/measures/05_scores.ipynb #49a99b2d
+# %% ../../nbs/measures/05_scores.ipynb #f46caba7
 def means_of(
     rows:list[ImageScores], # of any pictures, conditions and methods
 )->list[MeanScores]:        # in order of appearance
@@ -57,8 +57,10 @@ def means_of(
     groups = {}
     for r in rows: groups.setdefault((r.condition, r.method), []).append(r)
     figures = [f for f in Scores.model_fields if f not in ("condition", "method")]
-    return [MeanScores(condition=c, method=m, images=len(group), **{f: _middle(group, f) for f in figures})
-            for (c, m), group in groups.items()]
+    def mean(condition, method, group):
+        middles = {f: _middle(group, f) for f in figures}
+        return MeanScores(condition=condition, method=method, images=len(group), **middles)
+    return [mean(*key, group) for key, group in groups.items()]
 
 def _middle(rows, figure):
     "Mean of a figure, or median of the speed; None if no row has it"
@@ -66,11 +68,11 @@ def _middle(rows, figure):
     if not found: return None
     return statistics.median(found) if figure == "s_per_mp" else statistics.fmean(found)
 
-# %% ../../nbs/measures/05_scores.ipynb #f44c8dcf
+# %% ../../nbs/measures/05_scores.ipynb #04a08101
 class Context(BaseModel):
     "The circumstances of an evaluation."
     model_config = ConfigDict(extra="forbid")
-    protocol: str = Field(description="how the noisy pictures came about and how results were compared")
+    protocol: str = Field(description="how noisy pictures came about and results were compared")
     images: int = Field(description="number of pictures")
     digest: str = Field(description="SHA-256 over names and contents of the pictures, in order")
     noise_seed: int | None = Field(description="seed of the first picture; null for pairs")
@@ -79,7 +81,7 @@ class Context(BaseModel):
     metrics: dict = Field(description="settings of the metrics")
     baselines: dict = Field(description="parameters of the baselines at each noise level")
     sigma_factors: dict = Field(
-        {}, description="baseline -> condition -> factor on the noise level that the baseline was given")
+        {}, description="baseline -> condition -> factor on the noise level that it was given")
     versions: dict[str, str] = Field(description="package -> version")
 
 # %% ../../nbs/measures/05_scores.ipynb #0b291b62
