@@ -48,7 +48,7 @@ def _gap(box, dot):
     x, y = dot
     return np.hypot(max(box.x0 - x, 0, x - box.x1), max(box.y0 - y, 0, y - box.y1))
 
-# %% ../../nbs/benchmark/09_figures.ipynb #4664f7d6
+# %% ../../nbs/benchmark/09_figures.ipynb #d88a5ecc
 def _cost(box, own, dots, taken, limits):
     "What a name covers at a place: names, dots, the border; and dots that are nearer than its own"
     outside = box.x0 < limits.x0 or box.x1 > limits.x1 or box.y0 < limits.y0 or box.y1 > limits.y1
@@ -67,13 +67,11 @@ def place_names(
         best, own = None, ax.transData.transform(point)
         for place in _PLACES:
             text = _write(ax, name, point, place)
-            box = _box(text)
-            cost = _cost(box, own, dots, taken, limits)
+            cost = _cost(_box(text), own, dots, taken, limits)
             text.remove()
-            if best is None or cost < best[0]: best = cost, place, box
+            if best is None or cost < best[0]: best = cost, place
             if not cost: break
-        _write(ax, name, point, best[1])
-        taken.append(best[2])
+        taken.append(_box(_write(ax, name, point, best[1])))
 
 # %% ../../nbs/benchmark/09_figures.ipynb #a142c042
 def _marks(bench, published, sigma, pictures):
