@@ -47,7 +47,9 @@ def compare_command(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     set_quiet(quiet)
     with extra("train"):
-        from agri_cae.benchmark.compare import compare, load_models, report, verdict, write_comparison
+        from agri_cae.benchmark.compare import compare, report, verdict
+        from agri_cae.benchmark.comparison import write_comparison
+        from agri_cae.benchmark.photos import load_models
         models = load_models(challenger, reference)
         photos = compared_pictures(config, folder, pairs, beside, not quiet)
         found = compare(models, photos, progress=not quiet)
@@ -56,7 +58,8 @@ def compare_command(
     raise typer.Exit(0 if verdict(found).ships else 1)
 
 def _comparison_json(found):
-    from agri_cae.benchmark.compare import slices, verdict
+    from agri_cae.benchmark.compare import verdict
+    from agri_cae.benchmark.slices import slices
     v = verdict(found)
     reasons = [dict(met=met, reason=text) for met, text in v.reasons]
     return json.dumps(dict(ships=v.ships, reasons=reasons, slices=[s._asdict() for s in slices(found)]))
@@ -70,7 +73,8 @@ def compared_pictures(
     progress:bool=True,     # bars
 )->list:                    # of pictures, as `compare` takes them
     "The pictures that two models are compared on. Raises `ConfigError` when none can decide."
-    from agri_cae.benchmark.compare import folder_pictures, validation_pictures
+    from agri_cae.benchmark.compare import validation_pictures
+    from agri_cae.monitoring.profile import folder_pictures
     from agri_cae.config import TrainConfig
     if not config and not folder:
         do = "Name a training configuration with --config, or folders with --folder"

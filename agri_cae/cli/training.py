@@ -162,7 +162,7 @@ def sweep_command(
     The same command again goes on where it stopped."""
     set_quiet(quiet)
     with extra("train"):
-        from agri_cae.search.study import SweepConfig
+        from agri_cae.search.space import SweepConfig
         from agri_cae.search.sweep import run_sweep
     instead = dict(trials=trials, minutes=minutes)
     fields = SweepConfig.from_yaml(config).model_dump() | {k: v for k, v in instead.items() if v is not None}
@@ -175,7 +175,7 @@ def _sweep_json(done):
                            leaderboard=done.leaderboard()))
 
 def _sweep_text(done):
-    from agri_cae.search.sweep import board_table
+    from agri_cae.search.leaderboard import board_table
     if done.version:
         challenger = f"Version {done.version} of the registered model is the challenger: " \
                      "agri-cae denoise IN OUT --model models:/agri-cae@challenger"

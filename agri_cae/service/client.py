@@ -17,7 +17,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..config import AgriCaeError, ConfigError, ImageError, OutputError
 from ..io.formats import sniff
-from ..io.images import SUFFIXES, _name, _target
+from ..benchmark.figures import _name
+from ..io.images import SUFFIXES, _target
 
 # %% ../../nbs/service/02_client.ipynb #498d2264
 def answer_error(

@@ -15,7 +15,7 @@ from agri_cae.config import ServeConfig
 from agri_cae.io import formats
 from agri_cae.io.exif import read_exif
 from agri_cae.io.images import Picture, provenance_of, read_image, sample
-from agri_cae.io.tiff import GEO
+from agri_cae.io.tags import GEO
 from agri_cae.serve import Denoiser
 from agri_cae.service.in_memory import denoise_bytes, encode, with_settings
 
