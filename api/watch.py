@@ -6,11 +6,11 @@ from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from agri_cae.monitoring.alerts import Watcher, list_alerts
-from agri_cae.monitoring.gauges import prometheus_text
 from agri_cae.monitoring.dashboard import CSP, monitor_page
+from agri_cae.monitoring.gauges import prometheus_text
 from agri_cae.monitoring.log import PredictionLog
-from agri_cae.monitoring.statistics import picture_statistics
 from agri_cae.monitoring.profile import find_profiles
+from agri_cae.monitoring.statistics import picture_statistics
 
 from .problems import Problem
 

@@ -14,8 +14,8 @@ from agri_cae.curation.splits import split
 from agri_cae.data import load_arrays, open_dataset
 from agri_cae.engines.runtimes import load_engine
 from agri_cae.fitting.validation import mean_scores, validation_sets
-from agri_cae.measures.metrics import psnr
 from agri_cae.io.files import write_text
+from agri_cae.measures.metrics import psnr
 from agri_cae.modelfiles.card import read_card, weights_path
 
 COPIES = 4

@@ -15,11 +15,11 @@ from tqdm import tqdm
 from .patterns import Patterns, check_patterns, with_meshes
 from .photos import Photo
 from ..config import ConfigError, DataError
-from ..evaluate import PACKAGES, degrade, no_bar, noise_rms, run_method
+from ..evaluate import degrade, no_bar, noise_rms, run_method
 from ..io.files import write_text
 from ..measures.metrics import psnr
 from ..measures.scores import label
-from ..modelfiles.card import versions
+from ..modelfiles.card import PACKAGES, versions
 
 # %% ../../nbs/benchmark/13_compare.ipynb #913ad0fd
 COMPARE_CONDITIONS = (5., 15., 25., 50., "camera", "shuffled", "field", "general", "clean")

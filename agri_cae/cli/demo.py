@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..config import EvalConfig, OutputError
 from ..evaluate import METRICS, evaluate, find_cases
-from ..measures.scores import Report
 from ..io.images import SAMPLES, from_float, read_image, sample, show_images, to_float, write_image
 from ..measures.baselines import baseline
 from ..measures.metrics import psnr
+from ..measures.scores import Report
 from ..noise.awgn import awgn
 from ..serve import Denoiser
 

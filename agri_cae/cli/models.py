@@ -47,20 +47,21 @@ def compare_command(
     "Compare two models slice by slice. Exit code 0 when the challenger may ship, 1 when not."
     set_quiet(quiet)
     with extra("train"):
-        from agri_cae.benchmark.compare import compare, report, verdict
-        from agri_cae.benchmark.comparison import write_comparison
+        from agri_cae.benchmark.compare import compare_models
+        from agri_cae.benchmark.comparison import comparison_report, write_comparison
         from agri_cae.benchmark.photos import load_models
+        from agri_cae.benchmark.verdict import ship_verdict
         models = load_models(challenger, reference)
         photos = compared_pictures(config, folder, pairs, beside, not quiet)
-        found = compare(models, photos, progress=not quiet)
+        found = compare_models(models, photos, progress=not quiet)
     if out: write_comparison(found, models, photos, out)
-    typer.echo(_comparison_json(found) if as_json else report(found))
-    raise typer.Exit(0 if verdict(found).ships else 1)
+    typer.echo(_comparison_json(found) if as_json else comparison_report(found))
+    raise typer.Exit(0 if ship_verdict(found).ships else 1)
 
 def _comparison_json(found):
-    from agri_cae.benchmark.compare import verdict
     from agri_cae.benchmark.slices import slices
-    v = verdict(found)
+    from agri_cae.benchmark.verdict import ship_verdict
+    v = ship_verdict(found)
     reasons = [dict(met=met, reason=text) for met, text in v.reasons]
     return json.dumps(dict(ships=v.ships, reasons=reasons, slices=[s._asdict() for s in slices(found)]))
 
@@ -73,17 +74,16 @@ def compared_pictures(
     progress:bool=True,     # bars
 )->list:                    # of pictures, as `compare` takes them
     "The pictures that two models are compared on. Raises `ConfigError` when none can decide."
-    from agri_cae.benchmark.compare import validation_pictures
-    from agri_cae.monitoring.profile import folder_pictures
+    from agri_cae.benchmark.photos import folder_photos, validation_photos
     from agri_cae.config import TrainConfig
     if not config and not folder:
         do = "Name a training configuration with --config, or folders with --folder"
         raise usage_error("compare", "was given no validation pictures", do)
     data = (TrainConfig.from_yaml(config) if config else TrainConfig()).data
     if folder: data = data.model_copy(update=dict(folder=tuple(folder)))
-    held_back = validation_pictures(data, progress=None if progress else False)
-    own = [x for f in pairs or () for x in folder_pictures(f, "own")]
-    return [*held_back, *own, *(x for f in beside or () for x in folder_pictures(f))]
+    held_back = validation_photos(data, progress=None if progress else False)
+    own = [x for f in pairs or () for x in folder_photos(f, "own")]
+    return [*held_back, *own, *(x for f in beside or () for x in folder_photos(f))]
 
 # %% ../../nbs/cli/03_models.ipynb #20841457
 _New = Annotated[Path, typer.Argument(
@@ -163,13 +163,13 @@ def models_list(
     as_json: json_option("As JSON.") = False, # list of objects instead of table
 ):
     "All versions, newest first."
-    from agri_cae.benchmark.claims import table
+    from agri_cae.measures.tables import markdown_table
     found = _registry().list_versions()
     if as_json: typer.echo(json.dumps(found))
     elif not found:
         typer.echo("No version is registered: agri-cae sweep and agri-cae retrain do that.")
     else:
-        typer.echo(table(found[0], [["-" if v is None else v for v in r.values()] for r in found]))
+        typer.echo(markdown_table(found[0], [r.values() for r in found]))
 
 # %% ../../nbs/cli/03_models.ipynb #ddb44996
 @models_app.command("show")

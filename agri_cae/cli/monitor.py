@@ -117,8 +117,8 @@ def monitor_report(
 ):
     "How the service does now. Exit code 1 when something is wrong."
     with extra("serve"):
-        from agri_cae.monitoring.look import take_look
         from agri_cae.monitoring.dashboard import monitor_page
+        from agri_cae.monitoring.look import take_look
     from agri_cae.io.files import write_text
     set_quiet(quiet)
     log = open_log(db)

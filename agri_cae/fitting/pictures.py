@@ -7,8 +7,8 @@ __all__ = ['Pictures', 'open_pictures', 'load_pictures']
 
 # %% ../../nbs/fitting/00_pictures.ipynb #99b3da03
 from ..config import TrainConfig
-from ..curation.families import odds
 from ..curation.datasets import DataSet
+from ..curation.families import odds
 from ..curation.splits import Split, split
 from ..data import load_arrays, open_dataset
 from ..noise.scenes import draw_scenes

@@ -9,8 +9,8 @@ __all__ = ['noise_reason', 'pair_reason', 'vet']
 import numpy as np
 
 from ..curation.checks import CheckLimits
-from ..curation.repeats import hamming, hash_array
 from ..curation.datasets import DataSet
+from ..curation.repeats import hamming, hash_array
 from ..io.images import read_image
 from ..noise.estimate import TooSmall, estimate_sigma
 

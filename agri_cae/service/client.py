@@ -16,9 +16,9 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..config import AgriCaeError, ConfigError, ImageError, OutputError
+from ..io.files import new_file, printable
 from ..io.formats import sniff
-from ..benchmark.figures import _name
-from ..io.images import SUFFIXES, _target
+from ..io.images import SUFFIXES
 
 # %% ../../nbs/service/02_client.ipynb #498d2264
 def answer_error(
@@ -42,7 +42,7 @@ def answer_error(
 def _read(src):
     try: return src.read() if hasattr(src, "read") else Path(src).read_bytes()
     except OSError as e:
-        raise ImageError(_name(src), f"cannot be read ({e.strerror or e})", "Check the file") from None
+        raise ImageError(printable(src), f"cannot be read ({e.strerror or e})", "Check the file") from None
 
 def _write(dst, body, overwrite):
     try:
@@ -50,9 +50,9 @@ def _write(dst, body, overwrite):
             dst.write(body)
             return
         Path(dst).parent.mkdir(parents=True, exist_ok=True)
-        with _target(dst, overwrite, _name(dst)) as f: f.write(body)
+        with new_file(dst, overwrite) as f: f.write(body)
     except OSError as e:
-        raise OutputError(_name(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
+        raise OutputError(printable(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
 
 def asked_format(
     src, # path or binary file
@@ -136,7 +136,7 @@ class Remote:
         Raises `ImageError`, `OutputError`, `DenoisedBefore`, and `ConfigError` when the service cannot be used."""
         format = asked_format(src, dst)
         query = self.asked | (dict(force="true") if force else {}) | (dict(format=format) if format else {})
-        body, head = self.service.denoise(_read(src), _name(src), query)
+        body, head = self.service.denoise(_read(src), printable(src), query)
         _write(dst, body, overwrite)
         if progress: progress(1, 1)
         sigma = head.get("X-Noise-Sigma") if measure else None
