@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
     @property
     def visible(self):
-        return not self.exported and not re.search(r"\bhide\b|default_exp", self.directives)
+        return not self.exported and not re.search(r"\bhide\b|default_exp|echo: false", self.directives)
 
     @property
     def picture(self):
