@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
-from .curation.checks import find_pictures
+from .curation.folders import find_pictures
 from .io.files import write_text
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
 from .measures.baselines import BASELINES, TUNED_SIGMAS, baseline, tuned_parameters

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 
 from .config import ConfigError, DataError, OutputError, TrainConfig, flatten, home, unflatten
 from .curation.families import odds
-from .data import load_arrays, open_dataset, split
+from .curation.splits import split
+from .data import load_arrays, open_dataset
 from .fitting.checkpoint import State, budget_used, finished
 from .fitting.loop import Fitted, before_after, curves, fit
 from .io.files import write_text

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 
 from agri_cae.config import DataConfig, NoiseConfig
-from agri_cae.data import load_arrays, open_dataset, split
+from agri_cae.curation.splits import split
+from agri_cae.data import load_arrays, open_dataset
 from agri_cae.engines.runtimes import load_engine
 from agri_cae.fitting.loop import mean_scores, psnr, validation_sets
 from agri_cae.io.files import write_text

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from .claims import interval, table
 from ..config import ConfigError, DataConfig, DataError, Entity, EvalConfig, OutputError, need
-from ..curation.families import family, origins
+from ..curation.families import family
+from ..curation.sources import origins
 from ..evaluate import _pixels, _run, _versions, degrade, find_cases, label
 from ..io.files import write_text
 from ..io.images import from_float, read_image, show_images, to_float
@@ -447,7 +448,8 @@ def validation_pictures(
     progress:bool|None=None,# show a progress bar; by default on a terminal only
 )->list[Photo]:             # of the domains in and out; none are out where `val_collections` names none
     "What a training holds back. Raises `DataError` or `ConfigError` like `agri_cae.data.open_dataset`."
-    from agri_cae.data import open_dataset, split
+    from agri_cae.curation.splits import split
+    from agri_cae.data import open_dataset
     parts = split(ds := open_dataset(cfg, progress=progress), cfg)
     def read(path): return _centre(to_float(read_image(path).data, ds.value_range), side)
     return [Photo(i.path.stem, read(i.path), i.family, i.collection, domain, i.noisy and read(i.noisy))

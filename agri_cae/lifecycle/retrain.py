@@ -21,8 +21,11 @@ import numpy as np
 from pydantic import Field
 
 from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
-from ..curation.checks import CheckLimits, hamming, hash_array
-from ..data import DataSet, load_arrays, open_dataset, split_by_source
+from ..curation.checks import CheckLimits
+from ..curation.repeats import hamming, hash_array
+from ..curation.datasets import DataSet
+from ..curation.splits import split_by_source
+from ..data import load_arrays, open_dataset
 from ..evaluate import before_after
 from ..io.files import write_text
 from ..io.images import read_image

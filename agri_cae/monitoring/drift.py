@@ -100,7 +100,8 @@ def training_pictures(
     import keras
 
     from agri_cae.config import DataConfig
-    from agri_cae.data import DataSet, open_dataset
+    from agri_cae.curation.datasets import DataSet
+    from agri_cae.data import open_dataset
     from agri_cae.noise.recipes import make_recipe
     noise = unflatten(NoiseConfig, {k: v for k, v in denoiser.card.train.items() if k in NoiseConfig.model_fields})
     layer = make_recipe(noise, seed)

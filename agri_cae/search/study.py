@@ -18,7 +18,8 @@ from filelock import FileLock
 from pydantic import Field, model_validator
 
 from ..config import AgriCaeError, ConfigError, DataError, Entity, TrainConfig, flatten, unflatten
-from ..data import open_dataset, split
+from ..curation.splits import split
+from ..data import open_dataset
 from ..fitting.checkpoint import budget_used
 from ..io.files import write_text
 from ..modelfiles.card import read_card
