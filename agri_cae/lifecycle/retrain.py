@@ -24,7 +24,8 @@ from pydantic import Field
 from ..config import DataConfig, DataError, Entity, EvalConfig, TrainConfig, flatten, home, unflatten
 from ..curation.splits import split_by_source
 from ..data import load_arrays, open_dataset
-from ..service.requests import before_after
+from ..evaluate import plot_restored
+from ..fitting.folder import alone
 from ..io.files import replacing, write_text
 from .gate import judge, measure_gain
 from .registry import aliases, crown, refuse
@@ -33,9 +34,8 @@ from ..measures.metrics import psnr
 from ..modelfiles.card import read_card
 from ..noise.awgn import awgn
 from ..serve import Denoiser, model_path
-from ..tracking.store import MODEL, register
-from ..fitting.folder import alone
 from ..tracking.notebooks import run_notebook
+from ..tracking.store import MODEL, register
 
 # %% ../../nbs/lifecycle/03_retrain.ipynb #efcc2b4e
 log = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def draw_extremes(
     gains = [psnr(r["challenger"], clean) - psnr(r["champion"], clean)
              for r, (_, clean) in zip(restored, pairs, strict=True)]
     found = dict(most_gained=int(np.argmax(gains)), least_gained=int(np.argmin(gains)))
-    return {name: before_after(pairs[k][1], pairs[k][0], restored[k]) for name, k in found.items()}
+    return {name: plot_restored(pairs[k][1], pairs[k][0], restored[k]) for name, k in found.items()}
 
 def noisy_pairs(
     data,           # a `DataSet`
