@@ -81,9 +81,8 @@ validation pictures, dB). A sweep is a parent run with its trials folded under i
 description holds the leaderboard. Each run has its parameters, data digest, commit, executed notebook (*train.html*), \
 report, pictures and model. What is in use: *Models*, `agri-cae`, alias *champion*."""
 
-def _make_tables(mlflow):
+def _make_store(mlflow, path):
     "MLflow makes its tables in many steps; a kill in between must leave no half-made store"
-    path = home() / "mlflow.db"
     if path.exists(): return
     with replacing(path) as temporary:
         mlflow.set_tracking_uri(f"sqlite:///{temporary}")
@@ -111,7 +110,7 @@ def open_store(
     remote = settings().tracking_uri
     lock = nullcontext() if remote else FileLock(home() / "mlflow.lock")   # one process makes what is missing
     with answering("2"), lock:
-        if not remote: _make_tables(mlflow)
+        if not remote: _make_store(mlflow, home() / "mlflow.db")
         mlflow.set_tracking_uri(store_uri())
         return mlflow, _experiment(mlflow, experiment)
 
