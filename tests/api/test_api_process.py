@@ -188,17 +188,6 @@ def test_several_workers_count_together(pair):
     assert count(pair, name) == before + 6
 
 
-def test_client_that_leaves_ends_the_work(pair):
-    big = encode(Picture(np.random.default_rng(0).integers(80, 160, (3000, 4000, 3), np.uint8)), "jpeg")
-    before = count(pair, "agri_cae_predictions_total{")
-    with socket.create_connection(("127.0.0.1", pair.port)) as c:
-        head = f"Host: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(big)}\r\n\r\n".encode()
-        c.sendall(b"POST /v1/denoise?tile=256&model=fast HTTP/1.1\r\n" + head + big)
-        until(lambda: count(pair, "agri_cae_requests_inside") == 2)
-    until(lambda: "/v1/denoise 499" in pair.log.read_text())
-    assert count(pair, "agri_cae_predictions_total{") == before
-
-
 def lines_with_curl(spec):
     "Those of the description, and those of the chapter"
     chapter = json.loads((Path(__file__).parents[2]/"nbs/tutorials/service.ipynb").read_text("utf-8"))
@@ -220,3 +209,15 @@ def test_every_line_with_curl_works(tmp_path, pair):
         assert done.returncode == 0, (line, done.stdout[-300:], done.stderr)
     assert all(any(path.replace("{name}", "fast") in line for line in lines) for path in spec["paths"])
     assert read_image(tmp_path/"clean.png").format == "png"
+
+
+def test_client_that_leaves_ends_the_work(pair):
+    "The last test: for a while the worker still counts the pixels of this picture, and may refuse others"
+    big = encode(Picture(np.random.default_rng(0).integers(80, 160, (3000, 4000, 3), np.uint8)), "jpeg")
+    before = count(pair, "agri_cae_predictions_total{")
+    with socket.create_connection(("127.0.0.1", pair.port)) as c:
+        head = f"Host: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(big)}\r\n\r\n".encode()
+        c.sendall(b"POST /v1/denoise?tile=256&model=fast HTTP/1.1\r\n" + head + big)
+        until(lambda: count(pair, "agri_cae_requests_inside") == 2)
+    until(lambda: "/v1/denoise 499" in pair.log.read_text())
+    assert count(pair, "agri_cae_predictions_total{") == before
