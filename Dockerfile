@@ -22,7 +22,8 @@ RUN /pip/bin/pip --python /opt/agri-cae/bin/python install --only-binary :all: -
 
 # Nobody is root, and nothing but /tmp and /data need be writable.
 FROM ${BASE} AS run
-ENV PATH=/opt/agri-cae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 HOME=/tmp AGRI_CAE_HOME=/tmp/agri_cae
+ENV PATH=/opt/agri-cae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 HOME=/tmp AGRI_CAE_HOME=/tmp/agri_cae \
+    ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 COPY --from=build --chown=10001:10001 /data /data
 WORKDIR /data
 USER 10001:10001

@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab prepare docs readme bench ablation sweep train-on train-off train-status train-update wheel image sbom cost lock hooks clean
+.PHONY: help setup demo test lab prepare docs readme bench gallery ablation sweep train-on train-off train-status train-update wheel dist image sbom cost lock hooks clean
 
 BIN  := .venv/bin/
 # pictures of bench: clean ones, clean ones from other sources, real pairs, and folders of training pictures to tune the classical methods on; what is not there is left out
@@ -51,8 +51,11 @@ readme: setup ## README.md from nbs/index.ipynb
 	@$(BIN)python tools/readme.py
 
 bench: setup ## Measure the models on the pictures in DATA, WILD and PAIRS: writes nbs/results/ (BENCH="--every 6" for a rehearsal)
-	$(BIN)python -c 'from agri_cae.benchmark.report import main; main()' --data "$(DATA)" --wild "$(WILD)" --pairs "$(PAIRS)" $(foreach t,$(TRAIN),--train "$(t)") $(CLASSIC) $(BENCH)
+	$(BIN)python -c 'from agri_cae.benchmark.report import bench_main; bench_main()' --data "$(DATA)" --wild "$(WILD)" --pairs "$(PAIRS)" $(foreach t,$(TRAIN),--train "$(t)") $(CLASSIC) $(BENCH)
 	@$(BIN)python deploy/cost.py
+
+gallery: setup ## Measure the gallery on the pictures in DATA: writes nbs/results/gallery/
+	@DATA="$(abspath $(DATA))" tools/prepare.sh nbs/tutorials/gallery.ipynb
 
 ablation: setup ## Measure which choices of training matter: writes nbs/results/ and nbs/tutorials/ablation.ipynb
 	@mkdir -p runs
@@ -78,6 +81,9 @@ wheel: setup ## The wheel, in dist/
 	@rm -rf build dist
 	@$(BIN)python -m build --wheel --no-isolation --outdir dist
 	@rm -rf build
+
+dist: setup ## Wheel and source distribution, in dist/, each tried in a clean environment
+	@tools/dist.sh
 
 image: ## Build the container with docker, podman or buildah (TARGET=train: with the training stack; BASE=image, TAG=name, FLAGS=more)
 	@tools/image.sh

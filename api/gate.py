@@ -5,18 +5,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 
-from agri_cae.engines.runtimes import cores
+from agri_cae.engines.threads import cores
 
 from .problems import Problem, busy
+from .settings import ApiSettings
+
+LEAST_PIXELS = 2**12   # the least that a request costs
 
 
 class Left(Exception): "Nobody waits for this work any more."
 
+
 class Gate:
     "Counts requests and pixels; work runs in threads, so that the event loop stays free."
-    def __init__(self, cfg):
+    def __init__(self, cfg:ApiSettings):
         self.cfg, self.requests, self.pixels, self.draining, self.deadlines = cfg, 0, 0, False, set()
-        self.pace, self.last = 0., 0.   # seconds a pixel, of late, of all threads together; when work was last done or began
+        self.pace = 0.   # seconds a pixel, of late, of all threads together
+        self.last = 0.   # when work was last done or began
         self.work = ThreadPoolExecutor(cfg.at_once or cores() + 2, "picture")
         self.heads = ThreadPoolExecutor(1, "header")   # a header waits behind no picture
 
@@ -31,52 +36,82 @@ class Gate:
                 self.deadlines.add(end)
                 try: yield
                 finally: self.deadlines.discard(end)
-        except TimeoutError:
-            if self.draining: raise busy("The service is stopping.", 10) from None
-            raise Problem(504, f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model.", Connection="close") from None   # its body may still be coming
+        except TimeoutError: raise self._too_late() from None
         finally: self.requests -= 1
 
-    async def look(self, f, *args):
+    def _too_late(self):
+        if self.draining: return busy("The service is stopping.", 10)
+        text = f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model."
+        return Problem(504, text, Connection="close")   # its body may still be coming
+
+    async def run_header(self, f, *args):
         "Run a short function on a header off the event loop."
         return await asyncio.get_running_loop().run_in_executor(self.heads, f, *args)
 
-    async def run(self, request, pixels, f):
+    async def run(self, request, pixels:int, f):
         "f(progress) in a thread. It ends early, at the next tile, when the client has left or the deadline is over."
-        pixels = max(pixels, 2**12)   # the least that a request costs
-        loop, over, wait = asyncio.get_running_loop(), threading.Event(), self.pixels * self.pace
-        if self.pixels and self.pixels + pixels > self.cfg.queue_pixels: raise busy(f"{self.pixels:,} pixels are waiting already.", wait)
-        if wait > .7 * self.cfg.deadline: raise busy(f"It would take {wait:.0f} s until its turn comes.", wait)   # better now than at the deadline
-        if not self.pixels: self.last = loop.time()
+        pixels = max(pixels, LEAST_PIXELS)
+        self._check_queue(pixels)
+        if not self.pixels: self.last = asyncio.get_running_loop().time()
         self.pixels += pixels
-        def progress(*_):
-            if over.is_set(): raise Left
-        def start(): progress(); return f(progress)
-        def free(job):
-            well = not job.cancelled() and not job.exception()
-            with suppress(RuntimeError): loop.call_soon_threadsafe(self._free, pixels, well)   # the loop may have ended before the work
-        job = self.work.submit(copy_context().run, start); job.add_done_callback(free)
-        done, gone = asyncio.wrap_future(job), loop.create_task(_disconnected(request))
+        over = threading.Event()
+        job = self._submit(f, over, pixels)
+        done, gone = asyncio.wrap_future(job), asyncio.get_running_loop().create_task(_disconnected(request))
         try:
             await asyncio.wait({done, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not done.done(): raise Problem(499, "The client has left.")
             return done.result()
-        finally: over.set(); gone.cancel(); done.cancel()
+        finally:
+            over.set()
+            gone.cancel()
+            done.cancel()
+
+    def _check_queue(self, pixels):
+        "Better a refusal now than one at the deadline"
+        wait = self.pixels * self.pace
+        if self.pixels and self.pixels + pixels > self.cfg.queue_pixels:
+            raise busy(f"{self.pixels:,} pixels are waiting already.", wait)
+        if wait > .7 * self.cfg.deadline: raise busy(f"It would take {wait:.0f} s until its turn comes.", wait)
+
+    def _submit(self, f, over, pixels):
+        loop = asyncio.get_running_loop()
+
+        def progress(*_):
+            if over.is_set(): raise Left
+
+        def start():
+            progress()
+            return f(progress)
+
+        def free(job):
+            well = not job.cancelled() and not job.exception()
+            with suppress(RuntimeError):   # the loop may have ended before the work
+                loop.call_soon_threadsafe(self._free, pixels, well)
+
+        job = self.work.submit(copy_context().run, start)
+        job.add_done_callback(free)
+        return job
 
     def _free(self, pixels, well):
         self.pixels -= pixels
         if not well: return
-        now = asyncio.get_running_loop().time(); took = (now - self.last) / pixels
+        now = asyncio.get_running_loop().time()
+        took = (now - self.last) / pixels
         self.pace, self.last = .7 * self.pace + .3 * took, now
 
     def drain(self):
-        "No new requests; those that are inside get `grace` to end, less a second to send the answers. For the thread of the event loop."
+        """No new requests; those that are inside get `grace` to end, less a second to send the answers.
+
+        To be called in the thread of the event loop."""
         self.draining = True
         end = asyncio.get_running_loop().time() + self.cfg.grace - 1
         for d in self.deadlines:
             with suppress(RuntimeError): d.reschedule(min(d.when(), end))   # one that is over already
 
     def close(self):
+        "Start no more work."
         for pool in (self.work, self.heads): pool.shutdown(wait=False, cancel_futures=True)
+
 
 async def _disconnected(request):
     while (await request.receive())["type"] != "http.disconnect": pass

@@ -10,63 +10,90 @@ from collections import OrderedDict
 from agri_cae.config import ConfigError
 
 from .problems import Problem
+from .settings import ApiSettings
 
 _ENTRY = re.compile(r"([\w.-]+):([0-9a-f]{64})(:revoked)?")
 
+
 def new_key(name:str)->tuple: # the key, for its owner only; the entry, for the service
     "Make up a key of 256 random bits. Raises `ConfigError`."
-    if not re.fullmatch(r"[\w.-]+", name): raise ConfigError(name, "is no name of a key", "Take letters, digits, . _ and -")
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(name, "is no name of a key", "Take letters, digits, . _ and -")
     key = f"cae_{secrets.token_urlsafe(32)}"
     return key, f"{name}:{_digest(key)}"
 
+
 def _digest(key): return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
+
 def _read(text, where):
+    "(name, digest, revoked) of each entry. One that is wrong may be a key, so it is not shown"
     lines = [o.strip() for o in re.split("[,\n]", text)]
     found = [_ENTRY.fullmatch(o) for o in lines if o and o[0] != "#"]
-    if None in found: raise ConfigError(where, "holds an entry that is not NAME:SHA256 or NAME:SHA256:revoked", "Make entries with: agri-cae key NAME")   # an entry that is wrong may be a key: it is not shown
+    if None in found:
+        what = "holds an entry that is not NAME:SHA256 or NAME:SHA256:revoked"
+        raise ConfigError(where, what, "Make entries with: agri-cae key NAME")
     return [m.groups() for m in found]
+
 
 class Keys:
     "The keys of the settings. Raises `ConfigError`."
-    def __init__(self, cfg): self.cfg, self.stamp = cfg, None; self.entries = self._entries()
+    def __init__(self, cfg:ApiSettings):
+        self.cfg, self.stamp = cfg, None
+        self.entries = self._entries()
 
     def _entries(self):
-        own = _read(self.cfg.keys, "AGRI_CAE_KEYS")
-        if not (f := self.cfg.keys_file): return own
-        try: self.stamp = f.stat().st_mtime_ns, f.stat().st_size; return own + _read(f.read_text("utf-8"), f)
-        except (OSError, ValueError) as e: raise ConfigError(f, f"cannot be read ({e})", "Check AGRI_CAE_KEYS_FILE") from None
+        own, file = _read(self.cfg.keys, "AGRI_CAE_KEYS"), self.cfg.keys_file
+        if not file: return own
+        try:
+            self.stamp = file.stat().st_mtime_ns, file.stat().st_size
+            return own + _read(file.read_text("utf-8"), file)
+        except (OSError, ValueError) as e:
+            raise ConfigError(file, f"cannot be read ({e})", "Check AGRI_CAE_KEYS_FILE") from None
 
     def _fresh(self):
+        "The entries, read again when the file has changed. Whoever breaks the file locks out everybody, not nobody"
         f = self.cfg.keys_file
         if f and (not f.exists() or self.stamp != (f.stat().st_mtime_ns, f.stat().st_size)):
             try: self.entries = self._entries()
-            except ConfigError: self.entries, self.stamp = [], None   # whoever breaks the file locks out everybody, not nobody
+            except ConfigError: self.entries, self.stamp = [], None
         return self.entries
 
     @property
     def open(self): return not self.cfg.keys and self.cfg.keys_file is None
 
     def owner(self, key:str|None)->str|None: # name of the key; None where no keys are asked for
-        "All entries are compared, each in constant time: neither the time nor the answer tells whether a key is nearly right. Raises `Problem` 401 or 403."
+        """Who has this key. Raises `Problem` 401 or 403.
+
+        All entries are compared, each in constant time: neither the time nor the answer says whether a key is nearly
+        right."""
         if self.open: return None
         digest, name, revoked = _digest(key or ""), "", None
         for n, h, r in self._fresh():
             if hmac.compare_digest(h, digest): name, revoked = n, r
-        if not name: raise Problem(401, "This service wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY.", WWW_Authenticate="Bearer")
+        if not name:
+            text = "This service wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY."
+            raise Problem(401, text, WWW_Authenticate="Bearer")
         if revoked: raise Problem(403, "This API key was revoked.")
         return name
 
+
 class Rates:
     "A bucket of tokens for each name: full it allows a minute's requests at once, then it fills at the rate."
-    def __init__(self, per_minute:float, most:int=10_000): self.per_minute, self.most, self.buckets = per_minute, most, OrderedDict()
+    def __init__(self,
+        per_minute:float, # requests; 0: no limit
+        most:int=10_000,  # names that are remembered
+    ):
+        self.per_minute, self.most, self.buckets = per_minute, most, OrderedDict()
 
     def take(self, name:str):
-        "Raises `Problem` 429."
+        "One request of a name. Raises `Problem` 429."
         if not self.per_minute: return
         full, now = max(1., self.per_minute), time.monotonic()
         tokens, then = self.buckets.pop(name, (full, now))
         tokens = min(full, tokens + (now - then) * self.per_minute / 60)
         self.buckets[name] = (tokens - 1 if tokens >= 1 else tokens, now)
         if len(self.buckets) > self.most: self.buckets.popitem(last=False)
-        if tokens < 1: raise Problem(429, f"More than {self.per_minute:g} requests a minute.", Retry_After=str(math.ceil((1 - tokens) * 60 / self.per_minute)))
+        if tokens >= 1: return
+        wait = math.ceil((1 - tokens) * 60 / self.per_minute)
+        raise Problem(429, f"More than {self.per_minute:g} requests a minute.", Retry_After=str(wait))

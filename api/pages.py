@@ -4,6 +4,7 @@ import hashlib
 import html
 import re
 from importlib.resources import files
+from string import Template
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
@@ -14,19 +15,41 @@ from agri_cae.io.images import SAMPLES, sample
 from .problems import Problem
 from .settings import ApiSettings
 
+SETTING = Template("<tr><td><code>$name</code></td><td>$text</td><td>$default</td></tr>")
 
-def _settings():
-    "Rows of a table"
-    def row(name, f): return f"<tr><td><code>AGRI_CAE_{name.upper()}</code></td><td>{html.escape(f.description)}</td><td>{html.escape(str(f.default))}</td></tr>"
-    own = {k: f for k, f in ApiSettings.model_fields.items() if k != "serve"} | {f"serve__{k}": f for k, f in ServeConfig.model_fields.items()}
-    return "".join(row(k, f) for k, f in own.items())
+
+def fill(
+    template:Template, # HTML with $names
+    **values,          # anything; shown as text
+)->str:
+    "HTML with the values in their places, escaped."
+    return template.substitute({k: html.escape(str(v)) for k, v in values.items()})
+
+
+def settings_table()->str: # rows of HTML
+    "All settings of the service, as the page shows them."
+    own = {k: f for k, f in ApiSettings.model_fields.items() if k != "serve"}
+    nested = {f"serve__{k}": f for k, f in ServeConfig.model_fields.items()}
+    return "".join(fill(SETTING, name=f"AGRI_CAE_{k.upper()}", text=f.description, default=f.default)
+                   for k, f in (own | nested).items())
+
+
+def _hashes(text, tag):
+    "Sources of a content security policy: exactly these scripts or styles"
+    parts = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+    digests = [base64.b64encode(hashlib.sha256(o.encode()).digest()).decode() for o in parts]
+    return " ".join(f"'sha256-{d}'" for d in digests)
+
 
 def _page(name):
     "A page, and a policy that lets in its own scripts and styles and nothing else"
-    text = files(__package__).joinpath(name).read_text("utf-8").replace("<!--settings-->", _settings())
-    def hashes(tag): return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(o.encode()).digest()).decode()}'" for o in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S))
-    policy = f"default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; script-src {hashes('script')}; style-src {hashes('style')}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    text = files(__package__).joinpath(name).read_text("utf-8").replace("<!--settings-->", settings_table())
+    policy = "; ".join((
+        "default-src 'none'", "connect-src 'self'", "img-src 'self' blob: data:",
+        f"script-src {_hashes(text, 'script')}", f"style-src {_hashes(text, 'style')}",
+        "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"))
     return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+
 
 def router()->APIRouter:
     "Routes that want no key: what they send is in the package."
@@ -40,7 +63,8 @@ def router()->APIRouter:
 
     @api.get("/samples/{name}")
     async def picture(name: str):
-        if name not in SAMPLES: raise Problem(404, f"There is no sample {name}. Choose one of {', '.join(SAMPLES)}.")
+        if name not in SAMPLES:
+            raise Problem(404, f"There is no sample {name}. Choose one of {', '.join(SAMPLES)}.")
         return FileResponse(sample(name), headers={"Cache-Control": "max-age=3600"})
 
     return api

@@ -11,20 +11,33 @@ from agri_cae.modelfiles.card import shipped
 class ApiSettings(Settings):
     "Settings of the service. A part of `serve` is set like AGRI_CAE_SERVE__MODEL=base."
     model_config = SettingsConfigDict(env_nested_delimiter="__")
-    serve: ServeConfig = Field(ServeConfig(), description="the model that answers when none is asked for, and how models run")
-    models: tuple[str, ...] = Field((), description='what may be asked for, as JSON: ["fast", "mine/potato.onnx"]; empty: the default model and all shipped ones')
+    serve: ServeConfig = Field(ServeConfig(), description=
+        "the model that answers when none is asked for, and how models run")
+    models: tuple[str, ...] = Field((), description=
+        'what may be asked for, as JSON: ["fast", "mine/potato.onnx"]; empty: the default model and all shipped ones')
     upload_bytes: int = Field(32 * 2**20, gt=0, description="largest body of a request")
-    upload_pixels: int = Field(50_000_000, gt=0, description="largest picture, told by its header before it is decoded")
-    queue_requests: int = Field(64, gt=0, description="requests that are worked on or wait; further ones are refused with 503")
-    queue_pixels: int = Field(100_000_000, gt=0, description="pixels of the pictures that are worked on or wait; one picture alone is always let in")
-    at_once: int = Field(0, ge=0, description="pictures that are read, denoised and written at the same time; 0: two more than there are cores")
+    upload_pixels: int = Field(50_000_000, gt=0, description=
+        "largest picture; its header is read before it is decoded")
+    queue_requests: int = Field(64, gt=0, description=
+        "requests that are worked on or wait; further ones are refused with 503")
+    queue_pixels: int = Field(100_000_000, gt=0, description=
+        "pixels of the pictures that are worked on or wait; one picture alone is always let in")
+    at_once: int = Field(0, ge=0, description=
+        "pictures that are read, denoised and written at the same time; 0: two more than there are cores")
     deadline: float = Field(60, gt=0, description="seconds after which a request is answered with 504")
     grace: float = Field(8, ge=1, description="seconds that requests get to end after SIGTERM")
-    keys: str = Field("", description="API keys that are let in: NAME:SHA256, or NAME:SHA256:revoked, separated by commas; none here and no file: everybody is let in")
-    keys_file: Path | None = Field(None, description="a file of such entries, one a line; read again whenever it changes")
-    rate: float = Field(0, ge=0, description="requests a minute that each key may make (without keys, each address); 0: no limit")
-    monitor: bool = Field(True, description="keep the numbers of each prediction, never the picture, look at them each minute, and show them at /monitor; how: AGRI_CAE_MONITOR_*")
-    cors: tuple[str, ...] = Field((), description='web sites whose pages may call the service, as JSON: ["https://farm.example"]')
+    keys: str = Field("", description=
+        "API keys that are let in: NAME:SHA256, or NAME:SHA256:revoked, separated by commas; none here and no file: "
+        "everybody is let in")
+    keys_file: Path | None = Field(None, description=
+        "a file of such entries, one a line; read again whenever it changes")
+    rate: float = Field(0, ge=0, description=
+        "requests a minute that each key may make (without keys, each address); 0: no limit")
+    monitor: bool = Field(True, description=
+        "keep the numbers of each prediction, never the picture, examine them each minute, and show them at /monitor; "
+        "how: AGRI_CAE_MONITOR_*")
+    cors: tuple[str, ...] = Field((), description=
+        'web sites whose pages may call the service, as JSON: ["https://farm.example"]')
 
     @property
     def named(self)->dict: # name in requests -> what `Denoiser.load` takes; the default comes first
@@ -34,4 +47,5 @@ class ApiSettings(Settings):
 
 def _name(model):
     "fast -> fast, mine/potato.onnx -> potato, models:/agri-cae@champion -> champion"
-    return PurePath(model).stem if model.endswith((".onnx", ".keras")) else model.replace("@", "/").rstrip("/").rsplit("/", 1)[-1]
+    if model.endswith((".onnx", ".keras")): return PurePath(model).stem
+    return model.replace("@", "/").rstrip("/").rsplit("/", 1)[-1]

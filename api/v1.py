@@ -7,24 +7,32 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agri_cae.config import ConfigError
 from agri_cae.io.images import SUFFIXES
-from agri_cae.service.requests import before_after, describe
+from agri_cae.service.in_memory import comparison_png, describe
 
 from .problems import documented
-from .service import Service, milliseconds
 from .uploads import IMAGES, accepted, read_picture
+from .worker import Worker, milliseconds
+
+# what goes out
 
 _PIXELS = {"schema": {"type": "string", "format": "binary"}}
-_BODY = {"requestBody": {"required": True, "content": {**{m: _PIXELS for m in IMAGES}, "multipart/form-data": {
-    "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}, "required": ["file"]}}}}}
+_FORM = {"schema": {"type": "object", "properties": {"file": _PIXELS["schema"]}, "required": ["file"]}}
+_BODY = {"requestBody": {"required": True,
+                         "content": {**dict.fromkeys(IMAGES, _PIXELS), "multipart/form-data": _FORM}}}
 _ERRORS = documented(400, 401, 403, 409, 413, 415, 422, 429, 503, 504)
-_HEADERS = {k: {"description": d, "schema": {"type": "string"}} for k, d in {
-    "X-Model-Version": "name@version of the model", "X-Noise-Sigma": "noise of the picture as it came, 8-bit units; missing when it is too small to tell",
-    "X-Strength": "strength that was used", "X-Milliseconds": "from the arrival of the request to its answer", "X-Request-Id": "yours, if you sent one; also in the log"}.items()}
+_HEADERS = {k: {"description": text, "schema": {"type": "string"}} for k, text in {
+    "X-Model-Version": "name@version of the model",
+    "X-Noise-Sigma": "noise of the picture as it came, 8-bit units; missing when it is too small to say",
+    "X-Strength": "strength that was used",
+    "X-Milliseconds": "from the arrival of the request to its answer",
+    "X-Request-Id": "yours, if you sent one; also in the log"}.items()}
+_MODEL = {"name": "fast", "version": "3", "preset": "fast", "channels": 3, "receptive_field": 76, "default": True,
+          "created": "2026-11-20", "metrics": {"psnr": 33.1}}
 
 
 class ModelInfo(BaseModel):
     "What is known of a model"
-    model_config = ConfigDict(json_schema_extra={"example": {"name": "fast", "version": "3", "preset": "fast", "channels": 3, "receptive_field": 76, "default": True, "created": "2026-11-20", "metrics": {"psnr": 33.1}}})
+    model_config = ConfigDict(json_schema_extra={"example": _MODEL})
     name: str
     version: str
     preset: str
@@ -33,6 +41,7 @@ class ModelInfo(BaseModel):
     default: bool = Field(description="taken when a request names none")
     created: str
     metrics: dict = Field(description="in validation")
+
 
 class Estimate(BaseModel):
     "Header and noise of a picture"
@@ -50,55 +59,105 @@ class Estimate(BaseModel):
     strength: float = Field(description="what strength=auto would take")
 
 
+# what comes in
+
 def _range(text):
+    "Stored values of black and white. Raises `ConfigError`"
     if text is None: return None
     try: lo, hi = map(float, text.split(","))
     except ValueError: lo = math.nan
-    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi): raise ConfigError("range", f"{text!r} is not two rising numbers", "Write it like 5000,10000")
-    return lo, hi
+    if math.isfinite(lo) and math.isfinite(hi) and lo < hi: return lo, hi
+    raise ConfigError("range", f"{text!r} is not two rising numbers", "Write it like 5000,10000")
 
-Strength = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=1)] | None, Query(description="0 returns the input, 1 the model's output; auto: by the noise of the picture. By default what the service is set to, and auto with sigma")]
-Sigma = Annotated[float | None, Query(ge=0, le=255, description="noise of the picture, 8-bit units, where you know it; it decides the strength when that is auto or not given")]
-Tile = Annotated[int | None, Query(ge=200, le=2048, multiple_of=8, description="side of the square that is denoised at once, pixels")]
-Range = Annotated[str | None, Query(max_length=64, examples=["5000,10000"], description="stored values that mean black and white; by default the range of the data type")]
-Format = Annotated[Literal[*dict.fromkeys(o[1:] for o in SUFFIXES)] | None, Query(description="of the answer; by default what Accept asks for, else that of the picture")]
+
+Strength = Annotated[Literal["auto"] | Annotated[float, Field(ge=0, le=1)] | None, Query(
+    description="0 returns the input, 1 the model's output; auto: by the noise of the picture. By default what the "
+                "service is set to, and auto with sigma")]
+Sigma = Annotated[float | None, Query(
+    ge=0, le=255, description="noise of the picture, 8-bit units, where you know it; it decides the strength when "
+                              "that is auto or not given")]
+Tile = Annotated[int | None, Query(
+    ge=200, le=2048, multiple_of=8, description="side of the square that is denoised at once, pixels")]
+Range = Annotated[str | None, Query(
+    max_length=64, examples=["5000,10000"],
+    description="stored values that mean black and white; by default the range of the data type")]
+Format = Annotated[Literal[*dict.fromkeys(o[1:] for o in SUFFIXES)] | None, Query(
+    description="of the answer; by default what Accept asks for, else that of the picture")]
 Force = Annotated[bool, Query(description="denoise again what was denoised before")]
+Residual = Annotated[float, Query(
+    ge=0, le=100, description="also show what was taken away, amplified by this; 0: not")]
 
 
-def router(s:Service, guard)->APIRouter:
+# the routes
+
+def router(worker:Worker, guard)->APIRouter:
     "Routes below /v1."
     api = APIRouter(prefix="/v1", tags=["pictures"], dependencies=[Depends(guard)])
-    Model = Annotated[Literal[*s.cfg.named] | None, Query(description="which model; by default the first one")]
+    _add_denoise(api, worker)
+    _add_compare(api, worker)
+    _add_estimate(api, worker)
+    _add_models(api, worker)
+    return api
 
-    def facts(a, request):
-        sigma = {} if a.sigma is None else {"X-Noise-Sigma": f"{a.sigma:.2f}"}
-        return {"X-Model-Version": a.denoiser.name, "X-Strength": f"{a.denoiser.cfg.strength:g}", "X-Milliseconds": f"{milliseconds(request):g}", "Vary": "Accept"} | sigma
 
-    async def work(request, f, **asked):
-        "f(denoiser, data, progress) with the picture of a request"
-        async with s.gate.enter():
-            d = s.denoiser(**asked); data = await read_picture(request, s.cfg.upload_bytes)
-            return await s.gate.run(request, await s.look(data), lambda progress: f(d, data, progress))
+async def _work(worker, request, f, **asked):
+    "f(denoiser, data, progress) with the picture of a request"
+    async with worker.gate.enter():
+        denoiser = worker.denoiser(**asked)
+        data = await read_picture(request, worker.cfg.upload_bytes)
+        pixels = await worker.count_pixels(data)
+        return await worker.gate.run(request, pixels, lambda progress: f(denoiser, data, progress))
 
-    @api.post("/denoise", openapi_extra=_BODY, response_class=Response, summary="Take the noise out of a picture",
-              responses={200: {"description": "The denoised picture, with its metadata", "content": {m: _PIXELS for m in IMAGES}, "headers": _HEADERS}} | _ERRORS)
-    async def denoise(request: Request, model: Model = None, strength: Strength = None, sigma: Sigma = None, tile: Tile = None, range: Range = None, format: Format = None, force: Force = False):
+
+def _facts(a, request):
+    "Headers of an answer"
+    told = {"X-Model-Version": a.denoiser.name, "X-Strength": f"{a.denoiser.cfg.strength:g}",
+            "X-Milliseconds": f"{milliseconds(request):g}", "Vary": "Accept"}
+    return told if a.sigma is None else told | {"X-Noise-Sigma": f"{a.sigma:.2f}"}
+
+
+def _described(description, content):
+    "Responses for OpenAPI"
+    return {200: {"description": description, "content": content, "headers": _HEADERS}} | _ERRORS
+
+
+def _model_type(worker):
+    return Annotated[Literal[*worker.cfg.named] | None, Query(description="which model; by default the first one")]
+
+
+def _add_denoise(api, worker):
+    Model = _model_type(worker)
+    responses = _described("The denoised picture, with its metadata", dict.fromkeys(IMAGES, _PIXELS))
+
+    @api.post("/denoise", openapi_extra=_BODY, response_class=Response, responses=responses,
+              summary="Take the noise out of a picture")
+    async def denoise(request: Request, model: Model = None, strength: Strength = None, sigma: Sigma = None,
+                      tile: Tile = None, range: Range = None, format: Format = None, force: Force = False):
         """Depth, alpha, Exif with position, colour profile and map coordinates survive.
 
         ```sh
-        curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' 'http://localhost:8080/v1/denoise?strength=auto' -o clean.jpg
+        curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' \
+'http://localhost:8080/v1/denoise?strength=auto' -o clean.jpg
         curl -F file=@photo.jpg 'http://localhost:8080/v1/denoise?format=png' -o clean.png
         ```
         """
         format = SUFFIXES[f".{format}"] if format else accepted(request.headers.get("accept", ""))
-        a, file = await work(request, lambda d, data, progress: s.denoise(request, d, data, progress, lambda a: a.file(format), sigma=sigma, force=force),
-                             model=model, strength=strength, sigma=sigma, tile=tile, value_range=_range(range))
-        return Response(file, media_type=f"image/{format or a.before.format}", headers=facts(a, request))
+
+        def work(denoiser, data, progress):
+            return worker.denoise(request, denoiser, data, progress, lambda a: a.file(format), sigma=sigma, force=force)
+
+        a, file = await _work(worker, request, work, model=model, strength=strength, sigma=sigma, tile=tile,
+                              value_range=_range(range))
+        return Response(file, media_type=f"image/{format or a.before.format}", headers=_facts(a, request))
+
+
+def _add_compare(api, worker):
+    Model = _model_type(worker)
 
     @api.post("/compare", openapi_extra=_BODY, response_class=Response, summary="Before and after, side by side",
-              responses={200: {"description": "One PNG of 8 bits", "content": {"image/png": _PIXELS}, "headers": _HEADERS}} | _ERRORS)
-    async def compare(request: Request, model: Model = None, strength: Strength = None, sigma: Sigma = None, tile: Tile = None, range: Range = None, force: Force = False,
-                      residual: Annotated[float, Query(ge=0, le=100, description="also show what was taken away, amplified by this; 0: not")] = 0):
+              responses=_described("One PNG of 8 bits", {"image/png": _PIXELS}))
+    async def compare(request: Request, model: Model = None, strength: Strength = None, sigma: Sigma = None,
+                      tile: Tile = None, range: Range = None, force: Force = False, residual: Residual = 0):
         """For people who want to see what happens.
 
         ```sh
@@ -106,11 +165,22 @@ def router(s:Service, guard)->APIRouter:
         ```
         """
         values = _range(range)
-        a, png = await work(request, lambda d, data, progress: s.denoise(request, d, data, progress, lambda a: before_after(a.before, a.after, residual, values), sigma=sigma, force=force),
-                            model=model, strength=strength, sigma=sigma, tile=tile, value_range=values)
-        return Response(png, media_type="image/png", headers=facts(a, request))
 
-    @api.post("/estimate", openapi_extra=_BODY, response_model=Estimate, summary="How noisy is a picture?", responses={k: v for k, v in _ERRORS.items() if k not in (409,)})
+        def draw(a): return comparison_png(a.before, a.after, residual, values)
+
+        def work(denoiser, data, progress):
+            return worker.denoise(request, denoiser, data, progress, draw, sigma=sigma, force=force)
+
+        a, png = await _work(worker, request, work, model=model, strength=strength, sigma=sigma, tile=tile,
+                             value_range=values)
+        return Response(png, media_type="image/png", headers=_facts(a, request))
+
+
+def _add_estimate(api, worker):
+    errors = {k: v for k, v in _ERRORS.items() if k != 409}
+
+    @api.post("/estimate", openapi_extra=_BODY, response_model=Estimate, summary="How noisy is a picture?",
+              responses=errors)
     async def estimate(request: Request, range: Range = None):
         """Noise as it is stored, and of the sensor. Takes 32x32 pixels or more.
 
@@ -119,9 +189,14 @@ def router(s:Service, guard)->APIRouter:
         ```
         """
         values = _range(range)
-        return await work(request, lambda _, data, __: describe(data, values, s.cfg.upload_pixels))
+        return await _work(worker, request, lambda _, data, __: describe(data, values, worker.cfg.upload_pixels))
 
-    @api.get("/models", response_model=list[ModelInfo], summary="Which models are there?", responses=documented(401, 403, 429, 503))
+
+def _add_models(api, worker):
+    known = set(ModelInfo.model_fields)
+
+    @api.get("/models", response_model=list[ModelInfo], summary="Which models are there?",
+             responses=documented(401, 403, 429, 503))
     async def models():
         """The default comes first.
 
@@ -129,6 +204,5 @@ def router(s:Service, guard)->APIRouter:
         curl http://localhost:8080/v1/models
         ```
         """
-        return [d.card.model_dump(include=set(ModelInfo.model_fields)) | dict(name=n, default=i == 0) for i, (n, d) in enumerate(s.models.items())]
-
-    return api
+        return [d.card.model_dump(include=known) | dict(name=name, default=i == 0)
+                for i, (name, d) in enumerate(worker.models.items())]

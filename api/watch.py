@@ -1,29 +1,40 @@
-"Monitoring: each prediction leaves its numbers in the log, a thread looks at them, and a page shows them."
+"Monitoring: each prediction leaves its numbers in the log, a thread examines them, and a page shows them."
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
-from agri_cae.monitoring.alerts import Watcher, list_alerts, prometheus_text
+from agri_cae.monitoring.alerts import Watcher, list_alerts
 from agri_cae.monitoring.dashboard import CSP, monitor_page
-from agri_cae.monitoring.drift import find_profiles
-from agri_cae.monitoring.log import PredictionLog, picture_statistics
+from agri_cae.monitoring.gauges import prometheus_text
+from agri_cae.monitoring.log import PredictionLog
+from agri_cae.monitoring.profile import find_profiles
+from agri_cae.monitoring.statistics import picture_statistics
 
 from .problems import Problem
 
 
 class Monitor:
     "Raises `OutputError` when the log cannot be written."
-    def __init__(self, models): self.log = PredictionLog(); self.watcher = Watcher(self.log, find_profiles(models))
+    def __init__(self,
+        models, # names, paths or URIs of the models that are served
+    ):
+        self.log = PredictionLog()
+        self.watcher = Watcher(self.log, find_profiles(models))
 
     def answered(self, request_id:str, denoiser, sigma:float|None, milliseconds:float, before, after):
         "A prediction that is about to be answered: how it was made, and the pixels as stored."
-        self.log.write(request_id, denoiser.name, before.shape, 200, milliseconds, picture_statistics(before, after, sigma, denoiser.cfg.strength, denoiser.cfg.value_range), before)
+        values = picture_statistics(before, after, sigma, denoiser.cfg.strength, denoiser.cfg.value_range)
+        self.log.write(request_id, denoiser.name, before.shape, 200, milliseconds, values, before)
 
-    def failed(self, request_id:str, status:int, milliseconds:float): self.log.write(request_id, "", (), status, milliseconds)
+    def failed(self, request_id:str, status:int, milliseconds:float):
+        "A prediction that could not be made."
+        self.log.write(request_id, "", (), status, milliseconds)
 
-    def metrics(self)->str: return prometheus_text(self.watcher.look, list_alerts(self.log))
+    def metrics(self)->str: # text for Prometheus
+        "What the watcher found last, and the open alerts."
+        return prometheus_text(self.watcher.look, list_alerts(self.log))
 
 
 def router(monitor:Monitor, keys)->APIRouter:
@@ -33,8 +44,10 @@ def router(monitor:Monitor, keys)->APIRouter:
     @api.get("/monitor")
     def page(login: Annotated[HTTPBasicCredentials | None, Depends(HTTPBasic(auto_error=False))]):
         try: keys.owner(login and login.password)
-        except Problem as e: raise Problem(e.status, e.detail, WWW_Authenticate='Basic realm="agri_cae: an API key as password"') from None
-        w = monitor.watcher
-        return HTMLResponse(monitor_page(monitor.log, w.profiles, refresh=60), headers={"Content-Security-Policy": CSP})
+        except Problem as e:
+            ask = 'Basic realm="agri_cae: an API key as password"'
+            raise Problem(e.status, e.detail, WWW_Authenticate=ask) from None
+        text = monitor_page(monitor.log, monitor.watcher.profiles, refresh=60)
+        return HTMLResponse(text, headers={"Content-Security-Policy": CSP})
 
     return api

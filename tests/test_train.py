@@ -8,19 +8,35 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import nbformat
 import numpy as np
 import papermill
 import pytest
 
 from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
-from agri_cae.fitting.loop import fit, validation_sets
+from agri_cae.fitting.loop import fit
+from agri_cae.fitting.pictures import open_pictures
+from agri_cae.fitting.validation import validation_sets
 from agri_cae.io.images import read_image, sample
 from agri_cae.serve import Denoiser
+from agri_cae.tracking.notebooks import pipeline, run_notebook
 from agri_cae.tracking.store import open_store
-from agri_cae.train import pipeline, run_notebook, train
+from agri_cae.train import train
 
-TINY = dict(epochs=4, steps_per_epoch=4, patch=32, batch=2, ema=0.9)
+TINY = {"epochs": 4, "steps_per_epoch": 4, "patch": 32, "batch": 2, "ema": 0.9}
+SMOKE = {"epochs": 1, "steps_per_epoch": 2, "patch": 32, "batch": 2}
+
+
+def tiny(**fields): return unflatten(TrainConfig, TINY | fields)
+
+
+def quick(cfg, out, **kw): return train(cfg, out, track=False, progress=False, **kw)
+
+
+def alike(a, b, atol=0.):
+    for p, q in zip(a.net.get_weights(), b.net.get_weights(), strict=True):
+        np.testing.assert_allclose(p, q, rtol=0, atol=atol)
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +49,12 @@ def pictures():
     "Two halves of the field photo, one to learn from and one to validate on"
     photo = read_image(sample("field_camera")).data
     return photo[:, :320], photo[:, 320:]
+
+
+def save(folder, pictures):
+    folder.mkdir(exist_ok=True)
+    for i, p in enumerate(pictures): cv2.imwrite(str(folder / f"{i}.png"), p)
+    return str(folder)
 
 
 def runner(folder):
@@ -51,12 +73,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "fast.keras").exists()
-    cfg = unflatten(TrainConfig, TINY)
-    resumed = train(cfg, tmp_path / "killed", track=False, progress=False)
-    whole = train(cfg, tmp_path / "whole", track=False, progress=False)
+    resumed, whole = quick(tiny(), tmp_path / "killed"), quick(tiny(), tmp_path / "whole")
     assert [h["epoch"] for h in resumed.fitted.state.history] == [0, 1, 2, 3]
-    for a, b in zip(resumed.fitted.net.get_weights(), whole.fitted.net.get_weights()):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    alike(resumed.fitted, whole.fitted, 1e-6)
     assert resumed.score == pytest.approx(whole.score, abs=1e-4)
 
 
@@ -67,121 +86,150 @@ def test_the_notebooks_parameters_are_a_train_config():
 
 
 def test_the_smoke_run_of_the_notebook(tmp_path):
-    run_id = run_notebook(dict(epochs=1, steps_per_epoch=2, patch=32, batch=2), tmp_path / "run", progress=False)
+    run_id = run_notebook(SMOKE, tmp_path / "run", progress=False)
     mlflow, _ = open_store()
     client, run = mlflow.MlflowClient(), mlflow.get_run(run_id)
     assert run.info.status == "FINISHED" and run.data.params["patch"] == "32"
-    assert {"train.ipynb", "train.html", "report.json", "curves.png", "before_after.png", "train.jsonl", "model"} <= {a.path for a in client.list_artifacts(run_id)}
+    kept = {"train.ipynb", "train.html", "report.json", "curves.png", "before_after.png", "train.jsonl", "model"}
+    assert kept <= {a.path for a in client.list_artifacts(run_id)}
     assert [m.step for m in client.get_metric_history(run_id, "val_psnr")] == [0]
-    pictures = [o for c in nbformat.read(tmp_path / "run" / "train.ipynb", 4).cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 4
-    lines = [json.loads(l) for l in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
-    assert {l["run_id"] for l in lines} == {run_id} and {l["correlation_id"] for l in lines} == {run.data.tags["correlation_id"]}
+    outputs = [o for c in nbformat.read(tmp_path / "run" / "train.ipynb", 4).cells for o in c.get("outputs", [])]
+    assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 4
+    lines = [json.loads(line) for line in (tmp_path / "run" / "train.jsonl").read_text().splitlines()]
+    assert {o["run_id"] for o in lines} == {run_id}
+    assert {o["correlation_id"] for o in lines} == {run.data.tags["correlation_id"]}
     noisy = np.random.default_rng(0).random((40, 56, 3), dtype="float32")
     logged = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], output_format="list")
     assert {m.name for m in logged} == {"onnx", "keras"}
     for uri in (f"runs:/{run_id}/model", *(f"models:/{m.model_id}" for m in logged)):
         assert Denoiser.load(uri)(noisy).shape == noisy.shape
-    assert run_notebook(dict(epochs=1, steps_per_epoch=2, patch=32, batch=2), tmp_path / "run", progress=False) == run_id
-    assert [r.info.status for r in mlflow.search_runs([run.info.experiment_id], output_format="list")] == ["FINISHED"]
+    assert run_notebook(SMOKE, tmp_path / "run", progress=False) == run_id
+    runs = mlflow.search_runs([run.info.experiment_id], output_format="list")
+    assert [r.info.status for r in runs] == ["FINISHED"]
 
 
 def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError):
-        run_notebook(dict(folder=str(tmp_path / "nowhere")), tmp_path / "run", progress=False)
+        run_notebook({"folder": str(tmp_path / "nowhere")}, tmp_path / "run", progress=False)
     mlflow, experiment = open_store()
     run, = mlflow.search_runs([experiment], output_format="list")
     assert run.info.status == "FAILED"
-    assert [a.path for a in mlflow.MlflowClient().list_artifacts(run.info.run_id)] == ["train.html", "train.ipynb"]
+    artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id)
+    assert [a.path for a in artifacts] == ["train.html", "train.ipynb"]
     assert "DataError" in (tmp_path / "run" / "train.ipynb").read_text()
 
 
 def test_wrong_parameters_start_nothing(tmp_path):
-    with pytest.raises(ConfigError, match="learning_rate"): run_notebook(dict(learning_rate=1), tmp_path / "run")
+    with pytest.raises(ConfigError, match="learning_rate"): run_notebook({"learning_rate": 1}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    cfg = unflatten(TrainConfig, TINY | dict(epochs=1))
-    with pytest.raises(OutputError, match="file: cannot be written"): train(cfg, tmp_path / "file", track=False, progress=False)
+    cfg = tiny(epochs=1)
+    with pytest.raises(OutputError, match="file: cannot be written"): quick(cfg, tmp_path / "file")
     def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    with pytest.raises(OutputError, match="No space left"): train(cfg, tmp_path / "run", track=False, progress=False)
-    assert not list((tmp_path / "run").glob("tmp*")) and not (tmp_path / "run" / "fast.json").exists()
+    with pytest.raises(OutputError, match="No space left"): quick(cfg, tmp_path / "run")
+    left = {p.name for p in (tmp_path / "run").iterdir()}
+    assert not [n for n in left if n.endswith(".tmp")] and "fast.json" not in left
 
 
 def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures):
-    import cv2
-    for i, p in enumerate(pictures): cv2.imwrite(str(tmp_path / f"{i}.png"), p)
-    cfg = unflatten(TrainConfig, TINY | dict(epochs=1))
-    train(cfg, tmp_path / "run", track=False, progress=False)
-    other = cfg.model_copy(update=dict(data=cfg.data.model_copy(update=dict(folder=str(tmp_path)))))
-    with pytest.raises(DataError, match="digest"): train(other, tmp_path / "run", track=False, progress=False)
+    cfg = tiny(epochs=1)
+    quick(cfg, tmp_path / "run")
+    other = cfg.model_copy(update={"data": cfg.data.model_copy(update={"folder": save(tmp_path / "new", pictures)})})
+    with pytest.raises(DataError, match="digest"): quick(other, tmp_path / "run")
+
+
+def test_pictures_that_are_open_are_not_opened_again(tmp_path, monkeypatch):
+    cfg = tiny(epochs=1)
+    opened = open_pictures(cfg, progress=False)
+    monkeypatch.setattr("agri_cae.data.open_dataset", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("agri_cae.fitting.pictures.load_pictures", lambda *a, **k: 1 / 0)
+    assert quick(cfg, tmp_path / "run", pictures=opened).card.data["digest"] == opened.data.digest
+
+
+def test_a_model_comes_with_the_profile_of_its_pictures(tmp_path, pictures):
+    patches = [p[y:y + 64, x:x + 64] for p in pictures for y in range(0, 320, 80) for x in range(0, 300, 80)]
+    cfg = tiny(epochs=1, folder=save(tmp_path / "photos", patches))
+    done = train(cfg, tmp_path / "run", progress=False)
+    profile = tmp_path / "run" / "fast.profile.json"
+    assert json.loads(profile.read_text())["model"] == "fast@1"
+    mlflow, experiment = open_store()
+    client = mlflow.MlflowClient()
+    assert f"model/{profile.name}" in {a.path for a in client.list_artifacts(done.run_id, "model")}
+    for m in mlflow.search_logged_models(experiment_ids=[experiment], output_format="list"):
+        assert profile.name in {a.path for a in client.list_logged_model_artifacts(m.model_id)}
 
 
 def test_pairs_are_learned_without_added_noise(tmp_path, pictures):
     rng = np.random.default_rng(0)
     pairs = [(np.clip(p + rng.normal(0, 20, p.shape), 0, 255).astype("uint8"), p) for p in pictures]
-    done = fit(unflatten(TrainConfig, TINY | dict(epochs=1)), pairs[:1], pairs[1:], tmp_path, progress=False)
-    assert list(done.sets) == ["pairs"]
+    assert list(fit(tiny(epochs=1), pairs[:1], pairs[1:], tmp_path, progress=False).sets) == ["pairs"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_budgets_end_a_run(tmp_path, pictures, precision):
-    short = fit(unflatten(TrainConfig, TINY | dict(epochs=10_000, minutes=0.02, precision=precision)), pictures[:1], pictures[1:], tmp_path, progress=False)
+    cfg = tiny(epochs=10_000, minutes=0.02, precision=precision)
+    short = fit(cfg, pictures[:1], pictures[1:], tmp_path, progress=False)
     assert short.state.seconds >= 1.2 and short.state.epoch < 10_000
     assert all(w.dtype == "float32" and np.isfinite(w).all() for w in short.net.get_weights())
 
 
 def test_patience_ends_a_run(tmp_path, pictures):
-    stale = fit(unflatten(TrainConfig, TINY | dict(epochs=50, patience=2, lr=1e-9, ema=0)), pictures[:1], pictures[1:], tmp_path, progress=False)
+    stale = fit(tiny(epochs=50, patience=2, lr=1e-9, ema=0), pictures[:1], pictures[1:], tmp_path, progress=False)
     assert stale.state.epoch - 1 - stale.state.best_epoch == 2
 
 
 def test_a_run_goes_on_from_shipped_weights(tmp_path):
-    first = train(unflatten(TrainConfig, TINY | dict(epochs=1)), tmp_path / "a", track=False, progress=False)
-    second = train(unflatten(TrainConfig, TINY | dict(epochs=1, init_from=str(first.weights))), tmp_path / "b", track=False, progress=False)
+    first = quick(tiny(epochs=1), tmp_path / "a")
+    second = quick(tiny(epochs=1, init_from=str(first.weights)), tmp_path / "b")
     assert len(second.card.history) == 2 and second.card.version == "2"
     assert str(tmp_path) not in second.card.model_dump_json()
 
 
 def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
-    first = train(unflatten(TrainConfig, TINY | dict(epochs=1)), tmp_path / "run", progress=False)
-    more = train(unflatten(TrainConfig, TINY | dict(epochs=2)), tmp_path / "run", progress=False)
+    first, more = (train(tiny(epochs=n), tmp_path / "run", progress=False) for n in (1, 2))
     mlflow, _ = open_store()
     assert more.run_id == first.run_id and mlflow.get_run(first.run_id).info.status == "FINISHED"
     assert [m.step for m in mlflow.MlflowClient().get_metric_history(first.run_id, "val_psnr")] == [0, 1]
 
 
 def test_a_model_with_a_name_of_its_own(tmp_path):
-    cfg = unflatten(TrainConfig, TINY | dict(epochs=1, name="orchard"))
-    done = train(cfg, tmp_path / "run", progress=False)
-    assert {f.name for f in (tmp_path / "run").glob("*.keras")} == {"orchard.keras"} and done.weights.name == "orchard.keras"
-    assert {"orchard.onnx", "orchard.json"} <= {f.name for f in (tmp_path / "run").iterdir()}
-    assert (done.card.name, done.card.preset, set(done.card.sha256)) == ("orchard", "fast", {"orchard.keras", "orchard.onnx"})
+    cfg, run = tiny(epochs=1, name="orchard"), tmp_path / "run"
+    done = train(cfg, run, progress=False)
+    assert {f.name for f in run.glob("*.keras")} == {"orchard.keras"} and done.weights.name == "orchard.keras"
+    assert {"orchard.onnx", "orchard.json"} <= {f.name for f in run.iterdir()}
+    assert (done.card.name, done.card.preset) == ("orchard", "fast")
+    assert set(done.card.sha256) == {"orchard.keras", "orchard.onnx"}
     mlflow, _ = open_store()
     assert mlflow.get_run(done.run_id).data.params["name"] == "orchard"
-    assert {Path(a.path).name for a in mlflow.MlflowClient().list_artifacts(done.run_id, "model")} == {f"orchard.{e}" for e in ("json", "onnx", "keras")}
+    artifacts = mlflow.MlflowClient().list_artifacts(done.run_id, "model")
+    assert {Path(a.path).name for a in artifacts} == {f"orchard.{e}" for e in ("json", "onnx", "keras")}
     noisy = np.random.default_rng(0).random((40, 56, 3), dtype="float32")
-    np.testing.assert_array_equal(Denoiser.load(f"runs:/{done.run_id}/model")(noisy), Denoiser.load(tmp_path / "run" / "orchard.onnx")(noisy))
-    assert train(cfg, tmp_path / "run", progress=False).weights == done.weights
+    both = (Denoiser.load(m)(noisy) for m in (f"runs:/{done.run_id}/model", run / "orchard.onnx"))
+    np.testing.assert_array_equal(*both)
+    assert train(cfg, run, progress=False).weights == done.weights
 
 
 def test_widened_data_is_reproducible(tmp_path):
-    wide = TINY | dict(epochs=1, recipe="field", scale_jitter=0.5, colour_jitter=1.0, permute=0.5, synthetic=0.5)
-    a, b, plain = (train(unflatten(TrainConfig, cfg), tmp_path / n, track=False, progress=False) for n, cfg in (("a", wide), ("b", wide), ("c", TINY | dict(epochs=1, recipe="field"))))
-    for p, q in zip(a.fitted.net.get_weights(), b.fitted.net.get_weights()): np.testing.assert_array_equal(p, q)
-    assert a.fitted.state.history[0]["loss"] != plain.fitted.state.history[0]["loss"]
-    assert a.card.train["synthetic"] == 0.5 and a.card.data == plain.card.data   # drawn pictures are no data that is validated on
+    plain = {"epochs": 1, "recipe": "field"}
+    wide = plain | {"scale_jitter": 0.5, "colour_jitter": 1.0, "permute": 0.5, "synthetic": 0.5}
+    a, b, c = (quick(tiny(**fields), tmp_path / n) for n, fields in (("a", wide), ("b", wide), ("c", plain)))
+    alike(a.fitted, b.fitted)
+    assert a.fitted.state.history[0]["loss"] != c.fitted.state.history[0]["loss"]
+    assert a.card.train["synthetic"] == 0.5
+    assert a.card.data == c.card.data   # drawn pictures are no data that is validated on
 
 
 def test_validation_sets_of_the_field_recipe(pictures):
     sets = validation_sets(pictures, NoiseConfig(recipe="field"))
     assert list(sets) == ["field", "sigma15", "sigma25", "sigma50"]
-    for name, (noisy, clean) in sets.items():
+    for name, (noisy, clean, _) in sets.items():
         assert noisy.shape == clean.shape == (2, 192, 192, 3)
         if name != "field": assert np.std(noisy - clean) * 255 == pytest.approx(float(name[5:]), rel=0.02)
     again = validation_sets(pictures, NoiseConfig(recipe="field"))
-    for name in sets: np.testing.assert_array_equal(sets[name][0], again[name][0])
-    assert list(validation_sets(pictures, NoiseConfig(recipe="field", sigma_max=30))) == ["field", "sigma15", "sigma25"]
+    for name in sets: np.testing.assert_array_equal(sets[name].noisy, again[name].noisy)
+    below_30 = validation_sets(pictures, NoiseConfig(recipe="field", sigma_max=30))
+    assert list(below_30) == ["field", "sigma15", "sigma25"]

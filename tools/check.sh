@@ -15,7 +15,7 @@ check() { # name, what to do when it fails, command...
 }
 copy() { mkdir -p "$work/$1" && cp -R settings.ini pyproject.toml nbs agri_cae "$work/$1"; }
 
-cleaned() { copy clean && (cd "$work/clean" && nbdev_clean) && diff -r -q nbs "$work/clean/nbs"; }
+cleaned() { copy clean && find "$work/clean/nbs" -name "*.ipynb" -print0 | xargs -0 python tools/clean.py && diff -r -q nbs "$work/clean/nbs"; }
 exported() {
   copy export && find "$work/export/agri_cae" -name '*.py' ! -path '*/agri_cae/__init__.py' -delete &&
     (cd "$work/export" && nbdev_export) && diff -r -x __pycache__ agri_cae "$work/export/agri_cae"
@@ -28,7 +28,7 @@ site() {
   [ "$want" -eq "$have" ] || { echo "$want notebooks, but $have pages"; return 1; }
 }
 
-check "notebooks are clean" "Run: make prepare, or nbdev_clean" cleaned
+check "notebooks are clean" "Run: make prepare, or tools/clean.py" cleaned
 check "saved outputs are free of machine paths, warnings and progress bars" "Mend the cell and run it again: make prepare NB=..." python tools/outputs.py
 check "the package is what the notebooks export" "Edit the notebooks, not agri_cae/, and run nbdev_export" exported
 check "README.md is what nbs/index.ipynb says" "Run: make readme" readme

@@ -18,5 +18,5 @@ for nb in "$@"; do
   jupyter nbconvert --log-level ERROR --to notebook --execute --inplace "$run"
   [ "$run" = "$nb" ] || cp "$run" "$nb"
 done
-nbdev_clean
+find nbs -name "*.ipynb" ! -path "*/.*" -print0 | xargs -0 python tools/clean.py
 python tools/readme.py

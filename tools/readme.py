@@ -1,4 +1,5 @@
-"Write README.md from nbs/index.ipynb: text, code, and the saved outputs; pictures go to nbs/images/. Usage: readme.py [folder]"
+"Write README.md from nbs/index.ipynb: text, code, saved outputs; pictures go to nbs/images/. Usage: readme.py [folder]"
+
 import base64
 import re
 import sys
@@ -11,20 +12,28 @@ def output(o, name):
     "Markdown of one saved output; a picture is written to nbs/images/`name`"
     data = o.get("data", {})
     if "image/png" in data:
-        (pictures/name).write_bytes(base64.b64decode(data["image/png"]))
+        (pictures / name).write_bytes(base64.b64decode(data["image/png"]))
         return f"![](nbs/images/{name})"
-    if "text/markdown" in data: return data["text/markdown"]
+    if "text/markdown" in data:
+        return data["text/markdown"]
     return "```\n" + (o.get("text") or data.get("text/plain", "")).strip("\n") + "\n```"
 
+
 root = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-pictures = root/"nbs/images"
+pictures = root / "nbs/images"
 pictures.mkdir(parents=True, exist_ok=True)
 parts = ["<!-- Written by `make readme` from nbs/index.ipynb: edit that. -->"]
 for i, cell in enumerate(nbformat.read("nbs/index.ipynb", 4).cells):
-    directives, source = re.findall(r"^#\| *(.+)$", cell.source, re.M), re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-    if "hide" in directives or not source: continue
-    if cell.cell_type == "markdown": parts.append(re.sub(r"\]\((images/|(?:tutorials/)?\w+\.ipynb)", r"](nbs/\1", source))
+    directives, source = (
+        re.findall(r"^#\| *(.+)$", cell.source, re.M),
+        re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip(),
+    )
+    if "hide" in directives or not source:
+        continue
+    if cell.cell_type == "markdown":
+        parts.append(re.sub(r"\]\((images/|[\w/]+\.ipynb)", r"](nbs/\1", source))
     else:
-        if "echo: false" not in directives: parts.append(f"```python\n{source}\n```")
+        if "echo: false" not in directives:
+            parts.append(f"```python\n{source}\n```")
         parts += [output(o, f"index_{i}_{j}.png") for j, o in enumerate(cell.outputs)]
-(root/"README.md").write_text("\n\n".join(parts) + "\n", "utf-8")
+(root / "README.md").write_text("\n\n".join(parts) + "\n", "utf-8")

@@ -6,6 +6,10 @@
 __all__ = ['log', 'FALL', 'epoch_pixels', 'budget_used', 'rate', 'variables', 'State', 'finished']
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #b3d8d2b1
+from ..config import ConfigError, TrainConfig
+from ..io.files import replacing
+
+# %% ../../nbs/fitting/02_checkpoint.ipynb #09488db1
 import json
 import logging
 import math
@@ -15,8 +19,6 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops
-
-from ..config import ConfigError, TrainConfig
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #36f7f568
 log = logging.getLogger(__name__)
@@ -41,11 +43,14 @@ def budget_used(
     return min(1., max(shares))
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #01540941
-FALL = {                                                          # rate in parts of the peak, against the share of the time after the warm-up
-    "cosine": lambda done: .5 * (1 + math.cos(math.pi * done)),   # Loshchilov & Hutter 2017, arXiv:1608.03983
-    "constant": lambda done: 1.,
-    "decay": lambda done: 1 - math.sqrt(done),                    # the best of those in Hägele et al. 2024
-}
+def _cosine(done): return .5 * (1 + math.cos(math.pi * done))
+def _constant(done): return 1.
+def _decay(done): return 1 - math.sqrt(done)
+
+# share of the peak rate, as a function of the share of the time after the warm-up
+FALL = {"cosine": _cosine,       # Loshchilov & Hutter 2017, arXiv:1608.03983
+        "constant": _constant,
+        "decay": _decay}         # the best of those in Hägele et al. 2024
 
 def rate(
     cfg:TrainConfig, # lr, warmup and schedule
@@ -74,35 +79,57 @@ def variables(
     return found | dict(_streams(model.recipe, f"random/{type(model.recipe).__name__}"))
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #53d9caee
+def _differences(here, stored):
+    "Names of a model and of a checkpoint: those that fit, and those that do not"
+    fits = {k for k in set(stored) & set(here) if here[k].shape == stored[k].shape}
+    return fits, sorted((set(stored) | set(here)) - fits)
+
+def _restore(path, model):
+    "Put the arrays of a checkpoint into a model"
+    here = variables(model)
+    with np.load(path) as z:
+        stored = {k: z[k] for k in z.files if k != "state"}
+    fits, other = _differences(here, stored)
+    if missing := [k for k in other if not k.startswith("random/")]:
+        raise ConfigError(path, f"the checkpoint is of another architecture or optimizer ({missing[0]} does not fit)",
+                          "Choose another output folder or remove the checkpoint")
+    for k in fits: here[k].assign(stored[k])
+    if new := [k for k in other if k in here]:
+        more = f" and {len(new) - 4} more" if len(new) > 4 else ""
+        log.info("%s: random states drawn anew: %s%s", path.name, ", ".join(new[:4]), more)
+
+# %% ../../nbs/fitting/02_checkpoint.ipynb #65bcca8a
 class State:
-    """What a run must remember beside its weights: epochs done, steps done of the next one, seconds of training, pixels learned from, best score and its epoch, the epochs that were validated (`history`), and the records of the runs that led to its first weights
-    (`earlier`, as in a card's history). It can be saved and loaded."""
-    def __init__(self): self.epoch, self.step, self.seconds, self.pixels, self.best, self.best_epoch, self.history, self.earlier = 0, 0, 0., 0, -math.inf, -1, [], []
+    "What a run remembers beside its weights and random states."
+    def __init__(self):
+        self.epoch, self.step = 0, 0               # epochs done, and steps done of the next one
+        self.seconds, self.pixels = 0., 0          # of training, over all resumed parts; pixels learned from
+        self.best, self.best_epoch = -math.inf, -1 # validation PSNR, dB
+        self.history, self.earlier = [], []        # validated epochs; records of the runs behind the first weights
 
     def save(self,
-        path:Path,             # one .npz file; replaced at once, so that a kill at any moment leaves the old or the new one
-        arrays:dict,           # name -> array or variable, such as `variables` gives
+        path:Path,   # one .npz file
+        arrays:dict, # name -> array or variable, such as `variables` gives
     ):
-        tmp = path.with_suffix(".tmp")
-        with open(tmp, "wb") as f:
+        "Replace the checkpoint at once: a kill at any moment leaves the old or the new one."
+        with replacing(path) as temporary, open(temporary, "wb") as f:
             np.savez(f, state=json.dumps(vars(self)), **{k: ops.convert_to_numpy(v) for k, v in arrays.items()})
-            f.flush(); os.fsync(f.fileno())
-        os.replace(tmp, path)
+            f.flush()
+            os.fsync(f.fileno())
 
-    def peek(self, path:Path):
-        "What a checkpoint remembers beside the arrays."
+    def peek(self,
+        path:Path, # a checkpoint
+    ):             # itself
+        "Read the numbers only."
         with np.load(path) as z: vars(self).update(json.loads(str(z["state"])))
         return self
 
-    def load(self, path:Path, model:keras.Model):
+    def load(self,
+        path:Path,         # a checkpoint
+        model:keras.Model, # a `DenoisingModel`
+    ):                     # itself
         "Put a checkpoint into a model. Raises `ConfigError` when its weights or optimizer are others."
-        with np.load(path) as z:
-            here, there = variables(model), set(z.files) - {"state"}
-            fits = {k for k in there.intersection(here) if here[k].shape == z[k].shape}
-            other = sorted(k for k in there.symmetric_difference(fits) | set(here).difference(fits) if not k.startswith("random/"))
-            if other: raise ConfigError(path, f"the checkpoint is of another architecture or optimizer ({other[0]} does not fit)", "Choose another output folder or remove the checkpoint")
-            for k in fits: here[k].assign(z[k])
-            if new := sorted(set(here) - fits): log.info("%s: random states drawn anew: %s", path.name, ", ".join(new[:4]) + (f" and {len(new) - 4} more" if len(new) > 4 else ""))
+        _restore(path, model)
         return self.peek(path)
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #a4c89dbe

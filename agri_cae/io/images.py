@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import ImageError, OutputError, Settings, need
+from ..config import ImageError, OutputError, need, settings
 from . import formats
 from .exif import fix_xmp, orientation
 from .files import ADVICE, new_file, open_source, output_errors, printable
@@ -149,7 +149,7 @@ def sample(
     return Path(formats.__file__).parents[1]/"samples"/SAMPLES[name].file
 
 # %% ../../nbs/io/12_images.ipynb #87abfc43
-def _limit(max_pixels): return max_pixels or Settings().max_pixels
+def _limit(max_pixels): return max_pixels or settings().max_pixels
 
 def _check_facts(facts, limit, where):
     if facts.problem: raise ImageError(where, *facts.problem)

@@ -10,10 +10,11 @@ import numpy as np
 
 # %% ../../nbs/noise/00_awgn.ipynb #216894a4
 def awgn(
-    clean:np.ndarray,      # (H, W, C) float32 in [0, 1]
-    sigma:float,           # standard deviation, 8-bit units
-    index:int,             # position of the picture in sorted order, from 0
-    noise_seed:int=1000,   # seed of picture 0
-)->np.ndarray:             # (H, W, C) float32, not clipped
-    "Clean plus white Gaussian noise: `default_rng(noise_seed + index).normal(0, sigma/255, clean.shape)`, drawn in float64, cast to float32, then added."
-    return clean + np.random.default_rng(noise_seed + index).normal(0, sigma / 255, clean.shape).astype(np.float32)
+    clean:np.ndarray,    # (H, W, C) float32 in [0, 1]
+    sigma:float,         # standard deviation, 8-bit units
+    index:int,           # position of the picture in sorted order, from 0
+    noise_seed:int=1000, # seed of picture 0
+)->np.ndarray:           # (H, W, C) float32, not clipped
+    "Clean plus white Gaussian noise, drawn in float64 and added in float32. The seed is `noise_seed + index`."
+    rng = np.random.default_rng(noise_seed + index)
+    return clean + rng.normal(0, sigma / 255, clean.shape).astype(np.float32)

@@ -14,56 +14,75 @@ import sys
 import uuid
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-from ..config import OutputError, Settings
+from ..config import OutputError, settings
 
 # %% ../../nbs/tracking/00_logs.ipynb #fb613646
-_context: ContextVar[dict] = ContextVar("agri_cae_context", default={})
+_context: ContextVar[dict] = ContextVar("agri_cae_context")
 
 @contextmanager
 def run_context(
     **fields, # what to add to each log line, such as run_id="...", file="..."; run_id is made up when there is none yet
-):
+):            # yields all fields
     "Add fields to every log line inside the `with`; nested contexts add up."
-    token = _context.set({"run_id": uuid.uuid4().hex[:12], **_context.get(), **fields})
+    token = _context.set({"run_id": uuid.uuid4().hex[:12], **_context.get({}), **fields})
     try: yield _context.get()
     finally: _context.reset(token)
 
 # %% ../../nbs/tracking/00_logs.ipynb #70618394
 def correlation_id()->str: # 12 hexadecimal digits
-    "What ties together the log lines and runs that one command has caused; made up by the first process that asks."
+    "What ties together the log lines and runs of one command; made up by the first process that asks."
     return os.environ.setdefault("AGRI_CAE_CORRELATION_ID", uuid.uuid4().hex[:12])
 
-# %% ../../nbs/tracking/00_logs.ipynb #d9672d93
+# %% ../../nbs/tracking/00_logs.ipynb #33334211
 class JsonFormatter(logging.Formatter):
     "One JSON object a line: UTC time, level, logger, message, run context, traceback if any."
-    def format(self, record):
-        out = {"time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"), "level": record.levelname,
-               "logger": record.name, "message": record.getMessage(), "correlation_id": correlation_id(), **_context.get()}
+    def format(self,
+        record, # of the logging module
+    )->str:     # one line of JSON
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        out = {"time": time, "level": record.levelname, "logger": record.name,
+               "message": record.getMessage(), "correlation_id": correlation_id(), **_context.get({})}
         if record.exc_info: out["traceback"] = self.formatException(record.exc_info)
         return json.dumps(out, ensure_ascii=False, default=str)
 
-# %% ../../nbs/tracking/00_logs.ipynb #33334211
+# %% ../../nbs/tracking/00_logs.ipynb #820e0a81
+def _console(level):
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.setLevel(level)
+    return handler
+
+def _rotating_file(path, max_bytes, backups):
+    "A handler for JSON lines; file names need not be UTF-8, so lone surrogates are written as escapes"
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8", errors="backslashreplace")
+    except OSError as e:
+        raise OutputError(path, f"the log file cannot be opened ({e.strerror})",
+                          "Choose another with AGRI_CAE_LOG_FILE") from None
+    handler.setFormatter(JsonFormatter())
+    return handler
+
+# %% ../../nbs/tracking/00_logs.ipynb #cf282bcb
 def setup_logging(
     level:str|None=None,      # least level on the console; by default the settings' level
     file:str|Path|None=None,  # JSON-lines file; by default the settings' file, if any
 )->logging.Logger:            # the package's logger
-    "Set the handlers of the `agri_cae` logger: console (stderr) and rotating file. Safe to call again. Raises `OutputError` when the file cannot be opened."
-    s, log = Settings(), logging.getLogger("agri_cae")
-    console = logging.StreamHandler(sys.stderr)
-    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-    console.setLevel(level or s.log_level)
-    handlers, file = [console], file or s.log_file
-    if file:
-        try:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.handlers.RotatingFileHandler(file, maxBytes=s.log_max_bytes, backupCount=s.log_backups, encoding="utf-8",
-                                                                 errors="backslashreplace"))   # file names need not be UTF-8
-        except OSError as e: raise OutputError(file, f"the log file cannot be opened ({e.strerror})", "Choose another with AGRI_CAE_LOG_FILE") from None
-        handlers[-1].setFormatter(JsonFormatter())
-    for h in list(log.handlers): log.removeHandler(h); h.close()
+    """Set the handlers of the package's logger: console (stderr) and rotating file. Safe to call again.
+
+    Raises `OutputError` when the file cannot be opened."""
+    s, log = settings(), logging.getLogger("agri_cae")
+    handlers = [_console(level or s.log_level)]
+    path = file or s.log_file
+    if path: handlers.append(_rotating_file(path, s.log_max_bytes, s.log_backups))
+    for h in list(log.handlers):
+        log.removeHandler(h)
+        h.close()
     for h in handlers: log.addHandler(h)
-    log.setLevel(min(getattr(logging, s.log_level), console.level)); log.propagate = False
+    log.setLevel(min(getattr(logging, s.log_level), handlers[0].level))
+    log.propagate = False
     return log

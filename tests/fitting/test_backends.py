@@ -12,7 +12,8 @@ import json, sys
 from importlib.machinery import PathFinder
 if sys.argv[1] != "tensorflow":
     find = PathFinder.find_spec
-    PathFinder.find_spec = classmethod(lambda cls, name, *a: None if name.split(".")[0] == "tensorflow" else find(name, *a))
+    def without(cls, name, *a): return None if name.split(".")[0] == "tensorflow" else find(name, *a)
+    PathFinder.find_spec = classmethod(without)
 import keras, numpy as np
 from agri_cae.config import TrainConfig, unflatten
 from agri_cae.fitting.loop import fit
@@ -34,7 +35,8 @@ print(json.dumps([float(model.train_on_batch(noisy, crops)) for _ in range(6)]))
 
 RUNS = PRELUDE + """
 halves, (whole, cut) = ([photo[:200, :320]], [photo[:200, 320:]]), sys.argv[2:]
-cfg = unflatten(TrainConfig, dict(epochs=4, steps_per_epoch=5, patch=32, batch=4, recipe="field", ema=0.9, workers=2, optimizer="muon"))
+cfg = unflatten(TrainConfig, dict(epochs=4, steps_per_epoch=5, patch=32, batch=4, recipe="field", ema=0.9, workers=2,
+                                  optimizer="muon"))
 class PowerCut(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == 2: raise KeyboardInterrupt
@@ -43,15 +45,18 @@ try: fit(cfg, *halves, cut, callbacks=(PowerCut(),), progress=False)
 except KeyboardInterrupt: pass
 b = fit(cfg, *halves, cut, progress=False)
 apart = max(float(np.abs(p - q).max()) for p, q in zip(a.net.get_weights(), b.net.get_weights()))
-print(json.dumps(dict(backend=keras.backend.backend(), tensorflow="tensorflow" in sys.modules, apart=apart, losses=[h["loss"] for h in a.state.history])))
+print(json.dumps(dict(backend=keras.backend.backend(), tensorflow="tensorflow" in sys.modules, apart=apart,
+                      losses=[h["loss"] for h in a.state.history])))
 """
 
 
 def run(backend, code, *paths):
     "What the code prints last, with that backend, in a process of its own"
     if not find_spec(backend): pytest.skip(f"{backend} is not installed")
-    env = os.environ | dict(KERAS_BACKEND=backend, JAX_COMPILATION_CACHE_DIR=str(paths[0].parent / "jax"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")
-    done = subprocess.run([sys.executable, "-c", code, backend, *map(str, paths)], env=env, capture_output=True, text=True)
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(paths[0].parent / "jax"),
+             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run([sys.executable, "-c", code, backend, *map(str, paths)], capture_output=True, text=True,
+                          env=os.environ | cache | {"KERAS_BACKEND": backend})
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

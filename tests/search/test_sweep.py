@@ -1,4 +1,7 @@
-"Sweeps: killed and restarted, two processes, failing trials, Dask workers. SWEEP_TRIALS=12 SWEEP_KILLS=3 make the first one longer."
+"""Sweeps: killed and restarted, two processes, failing trials, Dask workers.
+
+SWEEP_TRIALS=12 SWEEP_KILLS=3 make the first one longer."""
+
 import os
 import random
 import signal
@@ -10,11 +13,12 @@ import yaml
 
 pytest.importorskip("keras")
 from agri_cae.config import AgriCaeError, ConfigError, DataError
-from agri_cae.search.study import SweepConfig
+from agri_cae.search import trials
+from agri_cae.search.space import SweepConfig
 from agri_cae.search.sweep import run_sweep
 from agri_cae.tracking.store import open_store
 
-QUICK = dict(epochs=3, steps_per_epoch=3, minutes=None, patch=32, batch=2, ema=.5)
+QUICK = dict(epochs=3, steps_per_epoch=3, minutes=None, patch=32, batch=2, ema=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +27,17 @@ def own_store(tmp_path, monkeypatch):
 
 
 def start(file, *more):
-    return subprocess.Popen([sys.executable, "-c", "from agri_cae.cli.main import main; main()", "sweep", str(file), "--workers", "2", *more], stdout=subprocess.DEVNULL, stderr=open(file.with_suffix(".log"), "a"))
+    main = [sys.executable, "-c", "from agri_cae.cli.main import main; main()"]
+    with open(file.with_suffix(".log"), "a") as log:
+        command = [*main, "sweep", str(file), "--workers", "2", *more]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def outcomes():
     "(trial, status) of each MLflow run, sorted"
     mlflow, experiment = open_store()
-    return sorted((r.data.tags["trial"], r.info.status) for r in mlflow.search_runs([experiment], output_format="list"))
+    runs = mlflow.search_runs([experiment], output_format="list")
+    return sorted((r.data.tags["trial"], r.info.status) for r in runs)
 
 
 def write(tmp_path, **kw):
@@ -39,47 +47,63 @@ def write(tmp_path, **kw):
 
 
 def test_killed_at_random_and_restarted(tmp_path):
-    trials, kills = int(os.environ.get("SWEEP_TRIALS", 3)), int(os.environ.get("SWEEP_KILLS", 2))
-    file, rng = write(tmp_path, space=dict(lr=dict(low=1e-4, high=1e-2, log=True), loss=["psnr", "mse"]), trials=trials, prune=False), random.Random()
+    count, kills = int(os.environ.get("SWEEP_TRIALS", 3)), int(os.environ.get("SWEEP_KILLS", 2))
+    space, rng = dict(lr=dict(low=1e-4, high=1e-2, log=True), loss=["psnr", "mse"]), random.Random()
+    file = write(tmp_path, space=space, trials=count, prune=False)
     for _ in range(kills):
-        run, pause = start(file), rng.uniform(8, 15 * trials)
-        try: run.wait(pause)
-        except subprocess.TimeoutExpired: os.kill(run.pid, signal.SIGKILL); assert run.wait() == -signal.SIGKILL, pause
-    both = [start(file), start(file)]                                         # two at once share what is left
+        run, pause = start(file), rng.uniform(8, 15 * count)
+        try:
+            run.wait(pause)
+        except subprocess.TimeoutExpired:
+            os.kill(run.pid, signal.SIGKILL)
+            assert run.wait() == -signal.SIGKILL, pause
+    both = [start(file), start(file)]  # two at once share what is left
     assert [p.wait(900) for p in both] == [0, 0], file.with_suffix(".log").read_text()[-3000:]
-    assert outcomes() == sorted([*((str(i), "FINISHED") for i in range(trials)), ("parent", "FINISHED")])
-    mlflow, experiment = open_store(); client = mlflow.MlflowClient()
-    parent, = mlflow.search_runs([experiment], "tags.trial = 'parent'", output_format="list")
+    assert outcomes() == sorted([*((str(i), "FINISHED") for i in range(count)), ("parent", "FINISHED")])
+    mlflow, experiment = open_store()
+    client = mlflow.MlflowClient()
+    (parent,) = mlflow.search_runs([experiment], "tags.trial = 'parent'", output_format="list")
     best = client.get_model_version_by_alias("agri-cae", "challenger")
-    assert best.run_id == parent.data.tags["best_run"] and len(client.search_model_versions("name = 'agri-cae'")) == 1
+    assert best.run_id == parent.data.tags["best_run"]
+    assert len(client.search_model_versions("name = 'agri-cae'")) == 1
     for r in mlflow.search_runs([experiment], "tags.trial != 'parent'", output_format="list"):
         assert r.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert [m.step for m in client.get_metric_history(r.info.run_id, "val_psnr")] == [0, 1, 2]
-        assert {"train.ipynb", "train.html", "report.json", "train.jsonl", "model"} <= {a.path for a in client.list_artifacts(r.info.run_id)}
-    assert start(file).wait(300) == 0 and len(outcomes()) == trials + 1       # nothing is done twice
+        kept = {a.path for a in client.list_artifacts(r.info.run_id)}
+        assert {"train.ipynb", "train.html", "report.json", "train.jsonl", "model"} <= kept
+    assert start(file).wait(300) == 0 and len(outcomes()) == count + 1  # nothing is done twice
 
 
 def test_a_failing_trial_stops_no_other(tmp_path):
     "A patch of 1024 fits no sample; the check before the first trial sees the first values of the others only"
-    with pytest.raises(AgriCaeError, match="space.patch = 1024"): run_sweep(SweepConfig(space=dict(patch=[32, 1024])), tmp_path / "s", progress=False)
+    with pytest.raises(AgriCaeError, match=r"space\.patch = 1024"):
+        run_sweep(SweepConfig(space=dict(patch=[32, 1024])), tmp_path / "s", progress=False)
     assert not outcomes()
-    sweep = run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3, .99]), fixed=QUICK | dict(clip_norm=1e30, optimizer="adamw", loss="mse", init_from="")), tmp_path / "s", workers=2, progress=False)
+    fixed = QUICK | dict(clip_norm=1e30, optimizer="adamw", loss="mse", init_from="")
+    cfg = SweepConfig(name="s", space=dict(lr=[1e-3, 0.99]), fixed=fixed)
+    sweep = run_sweep(cfg, tmp_path / "s", workers=2, progress=False)
     assert len(sweep.leaderboard()) == 2 and sweep.leaderboard()[0]["state"] == "complete"
 
 
 def test_trials_run_on_dask_workers(tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        sweep = run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK), tmp_path / "s", scheduler=cluster.scheduler_address, progress=False)
+    cfg = SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK)
+    how = dict(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    with distributed.LocalCluster(**how) as cluster:
+        sweep = run_sweep(cfg, tmp_path / "s", scheduler=cluster.scheduler_address, progress=False)
     assert [r["state"] for r in sweep.leaderboard()] == ["complete"] * 2
 
 
 def test_a_scheduler_that_is_not_there(tmp_path):
     pytest.importorskip("distributed")
-    with pytest.raises(ConfigError, match="cannot be reached"): run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3]), fixed=QUICK), tmp_path / "s", scheduler="tcp://127.0.0.1:1", progress=False)
+    cfg = SweepConfig(name="s", space=dict(lr=[1e-3]), fixed=QUICK)
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        run_sweep(cfg, tmp_path / "s", scheduler="tcp://127.0.0.1:1", progress=False)
 
 
 def test_all_trials_fail(tmp_path, monkeypatch):
-    monkeypatch.setattr("agri_cae.train.run_notebook", lambda *a, **k: 1 / 0)
-    with pytest.raises(DataError, match="ZeroDivisionError"): run_sweep(SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK), tmp_path / "s", progress=False)
+    monkeypatch.setattr(trials, "run_notebook", lambda *a, **k: 1 / 0)
+    cfg = SweepConfig(name="s", space=dict(lr=[1e-3, 2e-3]), fixed=QUICK)
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        run_sweep(cfg, tmp_path / "s", progress=False)
     assert outcomes() == [("0", "FAILED"), ("1", "FAILED"), ("parent", "FAILED")]

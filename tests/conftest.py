@@ -1,0 +1,22 @@
+"What all tests share."
+import os
+import shutil
+
+import pytest
+from filelock import FileLock
+
+from agri_cae.tracking import store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def copied_store(tmp_path_factory):
+    "MLflow takes seconds to make the tables of an empty store: they are made once for all tests, and copied"
+    base = tmp_path_factory.getbasetemp()
+    shared, make = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base), store._make_store
+    def copy(mlflow, path):
+        if path.exists(): return
+        with FileLock(shared/"mlflow.lock"): make(mlflow, shared/"mlflow.db")
+        shutil.copy(shared/"mlflow.db", path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_make_store", copy)
+        yield
