@@ -138,7 +138,7 @@ def _denoise_files(worker, request, texts, options, progress):
     "Image files in base64 -> (`Answer`, the file that comes back) of each"
     files = [_bytes(t) for t in texts]
     facts = [inspect_bytes(f) for f in files]
-    worker.check_pixels(sum(f["width"] * f["height"] for f in facts))
+    worker.check_pixels(sum(f.width * f.height for f in facts))
     d = worker.denoiser(options.model, options.strength, options.sigma)
     done = [worker.denoise(request, d, f, progress, lambda a: a.file(options.format),
                            sigma=options.sigma, force=options.force) for f in files]

@@ -71,7 +71,7 @@ class Worker:
     async def count_pixels(self, data:bytes)->int:
         "The size of a picture by its header. Raises `Problem` 422."
         facts = await self.gate.run_header(inspect_bytes, data)
-        return self.check_pixels(facts["width"] * facts["height"])
+        return self.check_pixels(facts.width * facts.height)
 
     def check_pixels(self, pixels:int)->int: # the same
         "Raises `Problem` 422 for more pixels than are taken."

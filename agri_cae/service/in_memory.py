@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError, ServeConfig
+from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
 from ..noise.estimate import estimate_sensor
 from ..serve import Denoiser, auto_strength, residual
@@ -34,7 +35,7 @@ def encode(
 
 def inspect_bytes(
     data:bytes, # an image file
-)->dict:        # as `inspect_image`
+)->Facts:
     "What the header says; no pixel is decoded. Raises `ImageError`."
     return _named(inspect_image, data)
 
@@ -101,7 +102,7 @@ def describe(
     picture = _named(read_image, data, max_pixels)
     noise = _named(estimate_sensor, picture.data, value_range)
     facts = inspect_bytes(data)
-    kept = {k: facts[k] for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")}
+    kept = {k: getattr(facts, k) for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")}
     return kept | dict(sigma=round(noise.sigma, 3), gain=round(noise.gain, 6), read=round(noise.read, 3),
                        strength=auto_strength(noise.sigma))
 
