@@ -156,7 +156,8 @@ class NoiseConfig(Entity):
 
 # %% ../nbs/00_config.ipynb #d7f7419c
 def _rising(span):
-    if span[0] >= span[1]: raise ValueError("the first value must be below the second")
+    if not span[0] < span[1]:   # nan is refused, too
+        raise ValueError("the first value must be below the second")
     return span
 
 ValueRange = Annotated[tuple[float, float], AfterValidator(_rising)]   # stored values that mean 0 and 1

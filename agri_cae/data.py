@@ -16,12 +16,13 @@ import keras
 import numpy as np
 
 from .config import ConfigError, DataConfig, DataError
-from .curation.augmentation import apply_tones, cut_square, dihedral, pad_to, tone_table
+from .curation.augmentation import apply_tones, cut_square, pad_to, tone_table
 from .curation.checks import CheckLimits, CheckReport, check_files, to_uint8
 from .curation.datasets import DataSet, DecodedArrays, Item, need_memory
 from .curation.folders import map_in_threads
 from .curation.sources import find_all
 from .io.images import read_image
+from .io.symmetry import dihedral
 
 # %% ../nbs/01_data.ipynb #a0b413aa
 log = logging.getLogger("agri_cae.data")
