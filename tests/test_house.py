@@ -202,12 +202,16 @@ def test_model_addresses_in_prose_exist():
     assert not wrong, sorted(wrong)
 
 
-def test_links_lead_somewhere():
-    wrong = set()
-    for p, text in prose():
+def links():
+    "(where, target) of relative links in Markdown"
+    texts = [(p, p.read_text("utf-8")) for p in TEXTS]
+    texts += [(p, c.source) for p in NOTEBOOKS for c in nbformat.read(p, 4).cells if c.cell_type == "markdown"]
+    for p, text in texts:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if re.match(r"\w+:|attachment", target) or p.suffix not in (".md", ".ipynb"):
-                continue
-            if not (p.parent / target).exists():
-                wrong.add(f"{p.relative_to(ROOT)}: {target}")
+            if not re.match(r"\w+:|attachment", target):
+                yield p, target
+
+
+def test_links_lead_somewhere():
+    wrong = {f"{p.relative_to(ROOT)}: {target}" for p, target in links() if not (p.parent / target).exists()}
     assert not wrong, sorted(wrong)
