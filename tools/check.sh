@@ -28,6 +28,7 @@ site() {
   [ "$want" -eq "$have" ] || { echo "$want notebooks, but $have pages"; return 1; }
 }
 
+check "ruff finds nothing" "Run: .venv/bin/ruff check --fix" ruff check --quiet
 check "notebooks are clean" "Run: make prepare, or tools/clean.py" cleaned
 check "saved outputs are free of machine paths, warnings and progress bars" "Mend the cell and run it again: make prepare NB=..." python tools/outputs.py
 check "the package is what the notebooks export" "Edit the notebooks, not agri_cae/, and run nbdev_export" exported
