@@ -31,7 +31,7 @@ for i, cell in enumerate(nbformat.read("nbs/index.ipynb", 4).cells):
     if "hide" in directives or not source:
         continue
     if cell.cell_type == "markdown":
-        parts.append(re.sub(r"\]\((images/|[\w/]+\.ipynb)", r"](nbs/\1", source))
+        parts.append(re.sub(r"\]\((?!\w+:|#)", "](nbs/", source))
     else:
         if "echo: false" not in directives:
             parts.append(f"```python\n{source}\n```")

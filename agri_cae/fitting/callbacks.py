@@ -130,7 +130,8 @@ class Live(keras.callbacks.Callback):
         self.last = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):   # as Keras calls it
-        if self.state.history and time.monotonic() - self.last >= self.every: self.draw()
+        if self.state.history and time.monotonic() - self.last >= self.every:
+            self.draw()
 
     def on_train_end(self, logs=None): self.draw()   # as Keras calls it
 

@@ -93,7 +93,8 @@ def _share_example(mlflow, of, to):
         where = client.get_logged_model(info.model_id).artifact_location
         mlflow.artifacts.download_artifacts(f"{where}/{name}", dst_path=folder)
     with tempfile.TemporaryDirectory() as folder:
-        for key in ("artifact_path", "serving_input_path"): get(of, example[key], folder)
+        for key in ("artifact_path", "serving_input_path"):
+            get(of, example[key], folder)
         get(to, "MLmodel", folder)
         model = mlflow.models.Model.load(folder)
         model.saved_input_example_info = example
