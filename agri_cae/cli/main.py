@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['log', 'app', 'COMMANDS', 'GROUPS', 'start', 'demo_command', 'report_error', 'main']
 
-# %% ../../nbs/cli/09_main.ipynb #0ab39030
+# %% ../../nbs/cli/09_main.ipynb #377034c4
 import logging
 import os
 import signal
@@ -15,9 +15,6 @@ from typing import Annotated
 
 import typer
 
-# before NumPy is imported: threads that wait for each other made the noise estimate several times slower
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
 from .. import __version__
 from .common import QuietOption, extra, one_line, set_quiet
 from .denoising import denoise_command, estimate_command
@@ -25,6 +22,10 @@ from .models import compare_command, models_app, retrain_command, ui_command
 from .monitor import monitor_app
 from .serving import key_command, serve_command
 from .training import data_app, evaluate_command, reproduce_command, sweep_command, train_command
+
+# %% ../../nbs/cli/09_main.ipynb #0ab39030
+# before NumPy is imported: threads that wait for each other made the noise estimate several times slower
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # %% ../../nbs/cli/09_main.ipynb #3447a494
 log = logging.getLogger(__name__)
