@@ -281,7 +281,8 @@ class EvalConfig(Entity):
 
     @model_validator(mode="after")
     def _something(self):
-        if not (self.sigmas or self.recipes): raise ValueError("give sigmas or recipes")
+        if not (self.sigmas or self.recipes):
+            raise ValueError("neither sigmas nor recipes are given")
         return self
 
 # %% ../nbs/00_config.ipynb #736af617

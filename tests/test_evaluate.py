@@ -90,11 +90,12 @@ def test_pairs(tmp_path, flower, names):
 
 def test_named_conditions_are_the_layers_of_training(flower):
     recipes, noise = pytest.importorskip("agri_cae.noise.recipes"), pytest.importorskip("agri_cae.noise.degradations")
+    optics = pytest.importorskip("agri_cae.noise.optics")
     x = flower[:64, :64]
     for name in recipes.RECIPES:
         layer = recipes.make_recipe(NoiseConfig(recipe=name), 10)
         assert np.array_equal(degrade(x, name, 3, 7), np.asarray(layer(x[None])[0])), name
-    expected = noise.Gaussian(5, seed=11)(noise.MotionBlur(9, seed=10)(x[None]))[0]
+    expected = noise.Gaussian(5, seed=11)(optics.MotionBlur(9, seed=10)(x[None]))[0]
     assert np.array_equal(degrade(x, "motion9", 3, 7), np.asarray(expected))
 
 

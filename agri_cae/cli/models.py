@@ -204,9 +204,11 @@ def models_promote(
     "Make a version the champion if it is better. Exit code 1 when it is not."
     from agri_cae.config import EvalConfig
     set_quiet(quiet)
-    verdict = _registry().promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
-    typer.echo(("promoted: " if verdict.promote else "not promoted: ") + verdict.reason)
-    raise typer.Exit(0 if verdict.promote else 1)
+    with extra("train"):
+        from agri_cae.lifecycle.gate import promote
+    result = promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
+    typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
+    raise typer.Exit(0 if result.promote else 1)
 
 @models_app.command("rollback")
 def models_rollback(
