@@ -64,6 +64,7 @@ def config_error(
         lines.append(f"{key}: {msg}")
     return ConfigError(where, "; ".join(lines), "Correct or remove these keys")
 
+# %% ../nbs/00_config.ipynb #f5858ee3
 def _not_yaml(e): return f"is not YAML ({str(e).splitlines()[0]})"
 
 def read_yaml(
@@ -295,6 +296,7 @@ def _strength(v):
 
 Strength = Annotated[float | Literal["auto"], BeforeValidator(_strength)]
 
+# %% ../nbs/00_config.ipynb #598e6d90
 class ServeConfig(Entity):
     "How a `Denoiser` runs."
     model: str = Field("fast", description="shipped name, path of an .onnx or .keras file, or an MLflow URI")
@@ -325,6 +327,7 @@ class ServeConfig(Entity):
 # %% ../nbs/00_config.ipynb #cd372dd1
 def _settings_file(): return Path(os.environ.get("AGRI_CAE_CONFIG", "agri_cae.yaml"))
 
+# %% ../nbs/00_config.ipynb #376fa9a4
 class Settings(BaseSettings):
     "Settings of this machine. Precedence: arguments, environment, `.env`, YAML, defaults."
     model_config = SettingsConfigDict(

@@ -95,6 +95,7 @@ def load_file(
         raise DataError(path, "has changed since the data set was opened", "Open the data set again")
     return to_uint8(read_image(buf).data, ds.value_range)
 
+# %% ../nbs/01_data.ipynb #701bb7bf
 def load_arrays(
     ds:DataSet,              # pictures or pairs with the same number of bands
     progress:bool|None=None, # show a progress bar; by default on a terminal only

@@ -113,6 +113,7 @@ def case_pixels(
         raise DataError(case.name, what, "Repair or remove it")
     return x.reshape(*x.shape[:2], -1)
 
+# %% ../nbs/04_evaluate.ipynb #bc30ce93
 def case_digest(
     cases:list[Case], # in sorted order
 )->str:               # SHA-256

@@ -72,6 +72,7 @@ def _check_values(x, value_range):
 # %% ../nbs/05_serve.ipynb #f1537385
 def _text(strength): return strength if strength == "auto" else f"{strength:g}"
 
+# %% ../nbs/05_serve.ipynb #1d2fd519
 class LoadedModel:
     "An engine, the model's card, and how it runs."
     def __init__(self,

@@ -42,6 +42,7 @@ class Trained(NamedTuple):
     fitted: Fitted
     run_id: str      # MLflow run, "" when not tracked
 
+# %% ../nbs/03_train.ipynb #96c69a58
 class _Run(NamedTuple):
     "A training while it goes on."
     cfg: TrainConfig
@@ -96,6 +97,7 @@ def _fit_and_record(run, mlflow, run_id, callbacks):
     if mlflow: _log_all(mlflow, run, trained, profile)
     return trained
 
+# %% ../nbs/03_train.ipynb #07007795
 def _only_read(run, run_id):
     "What a run has come to that has nothing left to do"
     fitted = run.fit()
@@ -170,6 +172,7 @@ def _branch_off(run, out, cfg, state, decay):
     write_text(out / "config.yaml", decay.to_yaml())
     start.save(out / "checkpoint.npz", arrays)
 
+# %% ../nbs/03_train.ipynb #73711bde
 def _constant_run(run):
     "Configuration and state of a run at a constant rate"
     if not (run / "checkpoint.npz").exists():

@@ -1,13 +1,29 @@
-"""Clean notebooks: what nbdev_clean takes out, and pieces of one stream joined, which a kernel splits at random.
+"""Clean notebooks: what nbdev_clean takes out; pieces of one stream joined, which a kernel splits at random; large
+pictures as JPEG, since every clone fetches them.
 
 clean.py NOTEBOOK... rewrites files; without names it is git's filter for what is staged (`make hooks`).
 """
 
+import base64
+import io
 import sys
 from pathlib import Path
 
 from execnb.nbio import loads, nb2str
 from nbdev.clean import _nbdev_clean  # nbdev_clean --stdin of nbdev 2.4.14 writes nothing
+from PIL import Image
+
+LARGE = 100_000  # bytes of a PNG
+
+
+def small(data):
+    "Pictures by type: a large PNG becomes a JPEG that shows no difference"
+    png = base64.b64decode("".join(data.get("image/png", "")))
+    if len(png) <= LARGE: return
+    out = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(out, "JPEG", quality=92)
+    del data["image/png"]
+    data["image/jpeg"] = base64.b64encode(out.getvalue()).decode()
 
 
 def joined(outputs):
@@ -26,7 +42,9 @@ def cleaned(text):
     nb = loads(text)
     _nbdev_clean(nb)
     for cell in nb["cells"]:
-        if cell.get("outputs"): cell["outputs"] = joined(cell["outputs"])
+        if not cell.get("outputs"): continue
+        cell["outputs"] = joined(cell["outputs"])
+        for o in cell["outputs"]: small(o.get("data", {}))
     return nb2str(nb)
 
 

@@ -11,9 +11,10 @@ import nbformat
 def output(o, name):
     "Markdown of one saved output; a picture is written to nbs/images/`name`"
     data = o.get("data", {})
-    if "image/png" in data:
-        (pictures / name).write_bytes(base64.b64decode(data["image/png"]))
-        return f"![](nbs/images/{name})"
+    for kind in ("png", "jpeg"):
+        if f"image/{kind}" in data:
+            (pictures / f"{name}.{kind}").write_bytes(base64.b64decode(data[f"image/{kind}"]))
+            return f"![](nbs/images/{name}.{kind})"
     if "text/markdown" in data:
         return data["text/markdown"]
     return "```\n" + (o.get("text") or data.get("text/plain", "")).strip("\n") + "\n```"
@@ -35,5 +36,5 @@ for i, cell in enumerate(nbformat.read("nbs/index.ipynb", 4).cells):
     else:
         if "echo: false" not in directives:
             parts.append(f"```python\n{source}\n```")
-        parts += [output(o, f"index_{i}_{j}.png") for j, o in enumerate(cell.outputs)]
+        parts += [output(o, f"index_{i}_{j}") for j, o in enumerate(cell.outputs)]
 (root / "README.md").write_text("\n\n".join(parts) + "\n", "utf-8")

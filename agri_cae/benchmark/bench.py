@@ -106,6 +106,7 @@ def _put_times(run, race, *found):
     run.bench.times = others + [t for times in found for t in times]
     run.save()
 
+# %% ../../nbs/benchmark/05_bench.ipynb #b7e2ae56
 def _measure_times(run):
     rounds, threads = run.cfg.rounds, run.cfg.threads
     sizes = (320, 480), (1024, 1024)

@@ -48,6 +48,7 @@ class Promises(Entity):
         description="most that a megapixel of a large picture takes, against one of a small picture")
     memory_growth: float = Field(description="most that memory beyond program, picture and result grows")
 
+# %% ../../nbs/benchmark/07_claims.ipynb #1622bbba
 def load_promises(
     path:str|Path="nbs/results/claims.yaml", # YAML file; in a clone of the repository the default will do
 )->Promises:
@@ -186,6 +187,7 @@ def _size_claims(bench, promises):
         yield Claim(what, f"{large.rest_mb:.0f} against {tile.rest_mb:.0f} MB", f"<= {memory:g} x",
                     large.rest_mb / tile.rest_mb <= memory)
 
+# %% ../../nbs/benchmark/07_claims.ipynb #81e81d1e
 def claims(
     bench:Bench,       # what was measured
     promises:Promises, # see `load_promises`

@@ -83,6 +83,7 @@ def _rows(models, photo, index, conditions, seed):
                   sigma=round(noise_rms(noisy, photo.clean), 3), noisy=score(noisy),
                   psnr={n: score(x) for n, x in restored.items()})
 
+# %% ../../nbs/benchmark/13_compare.ipynb #429c6360
 def compare_models(
     models:dict,                         # name -> denoiser: challenger, reference, others
     photos,                              # list of `Photo`

@@ -90,6 +90,7 @@ def _slice_panel(ax, domain, some, limits):
     ax.set_ylim(len(some) - .4, -.6)
     ax.set_title(DECIDING.get(domain, f"{domain}: beside it, decides nothing"), fontsize=9, loc="left")
 
+# %% ../../nbs/benchmark/16_comparison.ipynb #1baf3f16
 def plot_slices(
     comparison:Comparison,  # of two models or more
     limits:Limits=STANDARD, # what a slice may lose

@@ -93,6 +93,7 @@ def _pareto_line(ax, marks):
     seconds, psnr = [m[1] for m in front] + [edge[1]], [m[2] for m in front] + [front[-1][2]]
     ax.step(seconds, psnr, where="post", color="black", lw=1, ls="--", zorder=1)
 
+# %% ../../nbs/benchmark/09_figures.ipynb #b67f38b2
 def _name(bench, method, sigma, pictures):
     "A method's name, with the number of pictures it saw, if not all"
     s = bench.series(method, sigma, pictures)

@@ -86,6 +86,7 @@ def _domain(folder, domain, paired):
         raise DataError(folder, what, "Rename the folder")
     return domain or name
 
+# %% ../../nbs/benchmark/11_photos.ipynb #09aae3df
 def folder_photos(
     folder:str|Path, # of clean pictures or of noisy/clean pairs, see `agri_cae.evaluate.find_cases`
     domain:str="",   # own; empty: the name of the folder, whose pictures then decide nothing
@@ -122,6 +123,7 @@ def model_names(
         names.append(name)
     return names
 
+# %% ../../nbs/benchmark/11_photos.ipynb #8e2225a7
 def load_models(
     challenger:str,   # shipped name, path, or MLflow URI
     reference:str="", # the same; empty: the shipped model of that name or of that preset

@@ -45,6 +45,7 @@ def report_note(
                  "free for non-commercial use.")
     return note
 
+# %% ../../nbs/benchmark/10_report.ipynb #43cff5e2
 def bench_report(
     bench:Bench,       # what was measured
     promises:Promises, # see `agri_cae.benchmark.claims.load_promises`
@@ -100,6 +101,7 @@ RESULTS = Path("nbs/results")   # in a clone of the repository
 def _option(field, **kw):
     return typer.Option(help=BenchConfig.model_fields[field].description, **kw)
 
+# %% ../../nbs/benchmark/10_report.ipynb #fa910a30
 def bench_command(
     data: Annotated[str, _option("data")] = "", # folder of the set test
     wild: Annotated[str, _option("wild")] = "", # folder of the set wild

@@ -84,6 +84,7 @@ class Slice(NamedTuple):
         "As tables name it."
         return self.name if self.kind == "whole" else f"{self.kind}: {self.name}"
 
+# %% ../../nbs/benchmark/14_slices.ipynb #aa9618f2
 def _slice(key, rows, models, clean):
     "The slice (domain, kind, name) of rows"
     families = key[1] == "whole" and len({r.family for r in rows}) > 1

@@ -107,6 +107,7 @@ def network_speedup(
     ratios = np.divide(seconds[net], seconds[model])
     return tuple(float(q) for q in np.quantile(ratios, (.5, .25, .75)))
 
+# %% ../../nbs/benchmark/06_summary.ipynb #a50f0296
 def scaling_lines(
     bench:Bench, # what was measured
 )->dict:         # (model, dtype) -> list of `Scale`, small pictures first

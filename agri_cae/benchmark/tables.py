@@ -34,6 +34,7 @@ def _seen(bench, method, sigma, sets):
     counts = (str(len(picture_values(bench, method, sigma, pictures=p))) for p in sets)
     return f" ({' / '.join(counts)} of the pictures)"
 
+# %% ../../nbs/benchmark/08_tables.ipynb #65590acb
 def sigma_table(
     bench:Bench,                     # what was measured
     methods:tuple=(),                # by default all
@@ -91,6 +92,7 @@ def claim_table(
     rows = [[c.what, c.found, c.wanted, met[c.met]] for c in claims(bench, promises)]
     return markdown_table(["", "found", "wanted", "met"], rows)
 
+# %% ../../nbs/benchmark/08_tables.ipynb #496650dd
 def forecast_table(
     bench:Bench,       # what was measured
     promises:Promises, # see `agri_cae.benchmark.claims.load_promises`
@@ -151,6 +153,7 @@ def _time_line(name, scales):
     constant, slope, r2 = fit_line([s.megapixels for s in scales], [s.seconds for s in scales])
     return f"{', '.join(name)}: {constant:+.3f} s {slope:+.4f} s per MP, R² {r2:.4f}"
 
+# %% ../../nbs/benchmark/08_tables.ipynb #e530fba3
 def scaling_table(
     bench:Bench, # what was measured
 )->str:          # Markdown

@@ -182,6 +182,7 @@ def denoise_command(
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, as_json))
 
+# %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _check_model(options):
     "A dry run finds a wrong name of a model, too"
     from agri_cae.config import ServeConfig
@@ -208,6 +209,7 @@ def estimate_command(
         failed = sum(not _estimate_one(f, value_range, as_json, bar) for f in files)
     raise typer.Exit(1 if failed else 0)
 
+# %% ../../nbs/cli/01_denoising.ipynb #b9ce67d5
 def _estimate_one(path, value_range, as_json, bar):
     "Print the noise of one file; gives whether that could be done"
     from agri_cae.config import ImageError

@@ -58,6 +58,7 @@ def compare_command(
     typer.echo(_comparison_json(found) if as_json else comparison_report(found))
     raise typer.Exit(0 if ship_verdict(found).ships else 1)
 
+# %% ../../nbs/cli/03_models.ipynb #70c75228
 def _comparison_json(found):
     from agri_cae.benchmark.slices import slices
     from agri_cae.benchmark.verdict import ship_verdict
@@ -140,6 +141,7 @@ def retrain_command(
     if alert: alert.unlink(missing_ok=True)
     typer.echo(_retrained_json(done) if as_json else _retrained_text(done))
 
+# %% ../../nbs/cli/03_models.ipynb #a5c23ab6
 def _retrained_json(done):
     gains = {k: g._asdict() for k, g in done.gains.items()}
     return json.dumps(dict(promoted=done.promoted, reason=done.reason, version=done.version,

@@ -107,6 +107,7 @@ def _find_profiles(log, others):
     models = {m.split("@")[0] for m in log.read(log.cfg.window)["model"] if m}
     return find_profiles(models, others or ())
 
+# %% ../../nbs/cli/04_monitor.ipynb #1f74c7d9
 @monitor_app.command("report")
 def monitor_report(
     out: _Page = None,          # HTML file

@@ -69,6 +69,7 @@ def train_command(
     result = dict(weights=str(done.weights), score=done.score, run_id=done.run_id)
     typer.echo(json.dumps(result) if as_json else done.weights)
 
+# %% ../../nbs/cli/02_training.ipynb #e0b49560
 def _train(cfg, values, out, decay, of, track, progress):
     from agri_cae.config import home
     with extra("train"):

@@ -127,6 +127,7 @@ def whole(
     except (TypeError, ValueError): return False
     return bool(c.sha256 and c.height and c.phash) and not (c.reason or c.warning)
 
+# %% ../../nbs/curation/05_checks.ipynb #4504a93f
 def measure_files(
     root:Path,                                # names are relative to this folder
     files:list[Path],                         # image files in it

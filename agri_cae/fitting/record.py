@@ -36,6 +36,7 @@ def _metrics(state):
     return scores | {"minutes": round(state.seconds / 60, 2), "epochs": state.epoch, "best_epoch": state.best_epoch,
                      "gigapixels": state.pixels / 1e9}
 
+# %% ../../nbs/fitting/07_record.ipynb #9d2fa16c
 def run_record(
     cfg:TrainConfig, # of the run
     state:State,     # as far as the run has come

@@ -59,6 +59,7 @@ def _noisy_sets(arrays, noise, seed, size, limit):
     def degraded(n): return ops.convert_to_numpy(make_recipe(n, seed)(clean))
     return {k: (degraded(n), clean) for k, n in validation_noises(noise).items()}
 
+# %% ../../nbs/fitting/03_validation.ipynb #01f7ba4a
 def validation_sets(
     val,               # arrays of pictures, or of pairs (noisy, clean), as from `load_arrays`
     noise:NoiseConfig, # the recipe that is trained for

@@ -63,6 +63,7 @@ def denoise_job(
     except Exception as e: return make_record(job, "failed", _explain(job, e))
     return make_record(job, "done", **done, seconds=round(time.perf_counter() - start, 3))
 
+# %% ../../nbs/flights/01_folder.ipynb #acc9c0f1
 def _explain(job, e):
     "Any exception in words"
     if isinstance(e, AgriCaeError): return str(e)

@@ -61,6 +61,7 @@ def _output_folder(root, target, in_place):
         raise ConfigError(target or out, "is a file, but the input is a folder", "Name a folder")
     return out
 
+# %% ../../nbs/flights/00_jobs.ipynb #c76503c8
 def plan_folder(
     source:str,            # a folder
     target:str|None=None,  # a folder; None: SOURCE_denoised beside it

@@ -123,6 +123,7 @@ def write_outcome(
     write_text(outcome.folder / "report.md", "\n\n".join(_paragraphs(outcome, why)) + "\n")
     log.info("%s: %s", "promoted" if outcome.promoted else "not promoted", outcome.reason)
 
+# %% ../../nbs/lifecycle/03_retrain.ipynb #e3d6d8e9
 def _paragraphs(outcome, why):
     "The report as Markdown"
     yield "# Promoted" if outcome.promoted else "# Not promoted"
@@ -176,6 +177,7 @@ def retrain(
         write_outcome(outcome, why)
         return outcome
 
+# %% ../../nbs/lifecycle/03_retrain.ipynb #6f49e149
 def _open(new, cfg, progress):
     "(old pictures, new ones that are fit to learn from, why others are not)"
     found = open_dataset(DataConfig(folder=str(new)), progress=progress)
@@ -212,6 +214,7 @@ def _challenge(cfg, old, fit, out, progress):
         figure.savefig(out / f"{name}.png")
     return outcome
 
+# %% ../../nbs/lifecycle/03_retrain.ipynb #3cf90dff
 def _decide(cfg, models, version, added, out, progress):
     "Compare, judge, and only then change anything"
     folders = dict(test=cfg.test, new=str(out / "held_back"))

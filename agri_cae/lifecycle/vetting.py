@@ -50,6 +50,7 @@ def vet(
         else: kept.append(item)
     return DataSet(new.root, tuple(kept), new.kind, new.value_range), out
 
+# %% ../../nbs/lifecycle/02_vetting.ipynb #60edd843
 def _memory(parts):
     "A function that tells whether a picture is in data sets, by its content or nearly (perceptual hash)"
     items = [i for data in parts for i in data.items]

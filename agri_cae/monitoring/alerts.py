@@ -102,6 +102,7 @@ def _message(alert, state):
     text = f"agri_cae {state}: {alert.kind}: {alert.message}"
     return alert._asdict() | times | dict(state=state, text=text)
 
+# %% ../../nbs/monitoring/05_alerts.ipynb #4f7afab9
 def notify(
     log:PredictionLog,           # where the alerts are kept
     opened:list,                 # alerts, from `update_alerts`

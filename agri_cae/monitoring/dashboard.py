@@ -211,6 +211,7 @@ def _missing(without):
     text = f"Without a profile, so not compared: {', '.join(without)}. Make one: agri-cae monitor profile."
     return [element("p", text, class_="soft")] if without else []
 
+# %% ../../nbs/monitoring/07_dashboard.ipynb #c9435df8
 def monitor_page(
     log:PredictionLog,                     # what the service wrote
     profiles:dict[str, Profile]|None=None, # as for `take_look`

@@ -21,6 +21,7 @@ class NoiseStep(Degradation):
     def compute_output_shape(self, input_shape, *_): # shapes of both
         return input_shape
 
+# %% ../../nbs/noise/06_camera.ipynb #3a951ae1
 @keras.saving.register_keras_serializable("agri_cae")
 class Development(Composer):
     "Steps in order on the noise of a picture, which stays as it is: `Development([Gaussian(20), Mosaic()])`."

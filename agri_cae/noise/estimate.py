@@ -30,6 +30,7 @@ def _patch_side(height, width, bands):
         if min(height, width) >= side and places >= 4 * side * side * bands: return side
     return None
 
+# %% ../../nbs/noise/11_estimate.ipynb #adfdb1ad
 def _patches(image, value_range):
     "(N, D) float32 patches on a grid that is wide enough to give about `PATCH_COUNT` of them."
     x = np.asarray(image)

@@ -158,6 +158,7 @@ def _scribble(mask, rng):
         path = np.round((start + way * rng.uniform(1, 6)) * 8).astype(np.int32)   # in eighths of a pixel
         cv2.polylines(mask, [path], False, 255, int(rng.integers(1, 4)), cv2.LINE_AA, 3)
 
+# %% ../../nbs/noise/09_patterns.ipynb #94ba1e1e
 def lettering(
     height:int,              # pixels
     width:int,               # pixels

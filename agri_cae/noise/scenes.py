@@ -170,6 +170,7 @@ def _caption(canvas, palette, rng):
     part = canvas[y:y + height, x:x + width]
     part += lettering(*part.shape[:2], rng)[..., None] * (pick_colour(palette, rng, .7) - part)
 
+# %% ../../nbs/noise/10_scenes.ipynb #9a27cc41
 def paper(
     side:int,                # of the picture, pixels
     palette:np.ndarray,      # (N, C) colours to choose from, in [0, 1]

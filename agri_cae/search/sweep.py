@@ -175,6 +175,7 @@ def _log_files(sweep, board):
     for name in names:
         sweep.runs.client.log_artifact(sweep.parent, str(sweep.folder / name))
 
+# %% ../../nbs/search/04_sweep.ipynb #3b6e33a7
 def _log_best(sweep, board):
     "The best trial becomes the challenger, and catches the eye among the runs"
     runs, best, count = sweep.runs, sweep.study.best_trial, len(board)
@@ -231,6 +232,7 @@ def _run_trials(sweep, pool, slots, env, bar):
             try: end_trial(sweep, number, _result(future))
             finally: lock.release()
 
+# %% ../../nbs/search/04_sweep.ipynb #c09df624
 def _result(future):
     "What became of a trial. A `StoreError` is raised: the trial was not at fault and goes on with the next call"
     try: return future.result()

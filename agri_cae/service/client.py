@@ -54,6 +54,7 @@ def _write(dst, body, overwrite):
     except OSError as e:
         raise OutputError(printable(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
 
+# %% ../../nbs/service/02_client.ipynb #a4978aa2
 def asked_format(
     src, # path or binary file
     dst, # path or binary file
