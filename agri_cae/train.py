@@ -136,7 +136,7 @@ def train(
     folder.path.mkdir(parents=True, exist_ok=True)
     with alone(folder.path, "train"):
         show = None if progress else False
-        data = pictures.data if pictures else open_dataset(cfg.data, progress=show)
+        data = pictures.data if pictures else open_dataset(cfg.data, progress=show, keep=True)
         check_same_run(folder, cfg, data.digest, changed)
         pictures = pictures or load_pictures(cfg, data, progress)
         return _train(_Run(cfg, folder, pictures, commit, progress), track, run_id, tuple(callbacks))

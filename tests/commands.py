@@ -23,6 +23,12 @@ def env(**kw):
     return {**{k: v for k, v in os.environ.items() if not k.startswith("AGRI_CAE")}, "PYTHONPATH": str(ROOT), **kw}
 
 
+def start(*args):
+    "The command in a process of its own, which runs on"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*RUN, *map(str, args)], env=env(), **pipes)
+
+
 def cli(*args, rc=0, text=True, **kw):
     "Run the command in a process of its own; its exit code must be `rc`"
     kw = {"env": env(), "capture_output": True, "timeout": 300} | kw

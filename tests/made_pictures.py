@@ -31,6 +31,17 @@ def write_photos(folder):
     return folder
 
 
+def write_fields(folder, tag="leaf"):
+    "Two folders with the same names, and a table beside them; the last two pictures are tagged `tag`"
+    rows = ["file,source,collection,tag"]
+    for k in range(12):
+        f = f"{'old' if k < 6 else 'new'}/IMG_{k % 6}.png"
+        write(folder/f, window(k))
+        rows.append(f"{f},photo {k // 2},{'owner/north' if k < 8 else 'owner/south'},{'leaf' if k < 10 else tag}")
+    (folder/"MANIFEST.csv").write_text("\n".join(rows))
+    return folder
+
+
 def write_pair(folder, name, k=0, noisy=None, clean=None):
     a = window(k)
     n = np.clip(a + np.random.default_rng(k).normal(0, 20, a.shape), 0, 255).astype(np.uint8)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_pictures import cfg, window, write, write_pair, write_photos
+from made_pictures import cfg, window, write, write_fields, write_pair, write_photos
 
 from agri_cae.config import ConfigError, DataError
 from agri_cae.data import Crops, load_arrays, open_dataset, validation_crops
@@ -20,16 +20,7 @@ def photos(tmp_path): return write_photos(tmp_path/"set")
 
 
 @pytest.fixture
-def fields(tmp_path):
-    "Two folders with the same names, and a table above them"
-    rows = ["file,source,collection,tag"]
-    for k in range(12):
-        f = f"{'old' if k < 6 else 'new'}/IMG_{k % 6}.png"
-        write(tmp_path/"data"/f, window(k))
-        collection, tag = ("owner/north" if k < 8 else "owner/south"), ("leaf" if k < 10 else "drone-soil")
-        rows.append(f"{f},photo {k // 2},{collection},{tag}")
-    (tmp_path/"data"/"MANIFEST.csv").write_text("\n".join(rows))
-    return tmp_path/"data"
+def fields(tmp_path): return write_fields(tmp_path/"data", "drone-soil")
 
 
 # several folders

@@ -43,7 +43,7 @@ def open_pictures(
     progress:bool=True, # bars on a terminal
 )->Pictures:
     "Open, check, split and load the pictures of a run. Raises `DataError` or `ConfigError`."
-    return load_pictures(cfg, open_dataset(cfg.data, progress=_bar(progress)), progress)
+    return load_pictures(cfg, open_dataset(cfg.data, progress=_bar(progress), keep=True), progress)
 
 def load_pictures(
     cfg:TrainConfig,    # how to split, and the share and seed of drawn scenes

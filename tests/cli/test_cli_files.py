@@ -11,7 +11,7 @@ from pathlib import Path
 import badfiles
 import numpy as np
 import pytest
-from commands import RUN, call, cli, env, picture, tree
+from commands import RUN, call, cli, env, picture, start, tree
 
 from agri_cae.io.images import Picture, read_image, sample, write_image
 from agri_cae.modelfiles.card import shipped
@@ -110,13 +110,7 @@ def test_full_disk(small_disk, here, model):
 def test_killed_in_the_middle(here, sig, codes, model):
     "Whole files or none; and Ctrl-C or a polite kill leave no temporary file either"
     for i in range(60): picture(here / f"f/{i:02}.png", 300, seed=i)
-    p = subprocess.Popen(
-        [*RUN, "denoise", "f", "o", "--model", model],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env(),
-    )
+    p = start("denoise", "f", "o", "--model", model)
     p.stdout.readline()
     time.sleep(.01)
     p.send_signal(sig)

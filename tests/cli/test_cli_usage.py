@@ -1,11 +1,10 @@
 "Streams, `agri-cae estimate`, and wrong usage."
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import RUN, call, cli, env, picture, tree
+from commands import call, cli, env, picture, start, tree
 
 import agri_cae
 from agri_cae.io.images import Picture, read_image, write_image
@@ -49,13 +48,7 @@ def test_streams(here, model):
 def test_reader_that_goes_away(here, model):
     "`agri-cae denoise folder | head -1` ends without a traceback"
     for i in range(6): picture(here / f"f/{i}.png")
-    p = subprocess.Popen(
-        [*RUN, "denoise", "f", "o", "--model", model],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env(),
-    )
+    p = start("denoise", "f", "o", "--model", model)
     p.stdout.close()
     stderr = p.stderr.read()
     p.wait(timeout=100)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_pictures import SHARED, cfg, fake, join, window, write
+from made_pictures import SHARED, cfg, fake, join, write_fields
 
 from agri_cae.config import ConfigError, DataConfig, DataError
 from agri_cae.curation.datasets import DataSet
@@ -82,15 +82,7 @@ def test_likeness_across_folders(seed):
 # collections that are held back whole
 
 @pytest.fixture
-def fields(tmp_path):
-    "Two folders with the same names, and a table above them"
-    rows = ["file,source,collection,tag"]
-    for k in range(12):
-        f = f"{'old' if k < 6 else 'new'}/IMG_{k % 6}.png"
-        write(tmp_path/"data"/f, window(k))
-        rows.append(f"{f},photo {k // 2},{'owner/north' if k < 8 else 'owner/south'},leaf")
-    (tmp_path/"data"/"MANIFEST.csv").write_text("\n".join(rows))
-    return tmp_path/"data"
+def fields(tmp_path): return write_fields(tmp_path/"data")
 
 
 def test_collections_are_held_back_whole(fields):
