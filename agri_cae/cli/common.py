@@ -77,8 +77,7 @@ def check_folder(
 def extra(
     name:str, # extra of the package, such as train
 ):
-    "A missing package becomes a `ConfigError` that says what to install. TensorFlow starts without its greeting."
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    "A missing package becomes a `ConfigError` that says what to install."
     try: yield
     except ModuleNotFoundError as e:
         if (e.name or "").startswith("agri_cae"): raise
