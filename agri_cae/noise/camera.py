@@ -18,6 +18,8 @@ from .layers import Composer, Degradation, checked_range
 # %% ../../nbs/noise/06_camera.ipynb #8cfb3857
 class NoiseStep(Degradation):
     "Base of the steps: noise and clean picture, both float32 (B, H, W, C) in units of white -> noise."
+    of_noise = True   # what `Development` asks; a saved layer may come back as a class of another module
+
     def compute_output_shape(self, input_shape, *_): # shapes of both
         return input_shape
 
@@ -40,7 +42,7 @@ class Development(Composer):
         "One order for the whole batch."
         noise = ops.zeros_like(x)
         for part in (self.parts[i] for i in order):
-            noise = part(noise, x) if isinstance(part, NoiseStep) else part(x + noise) - x
+            noise = part(noise, x) if getattr(part, "of_noise", False) else part(x + noise) - x
         return x + noise
 
     def call(self, x): # (B, H, W, C) in [0, 1] -> the same, noisy

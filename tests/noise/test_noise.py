@@ -1,4 +1,5 @@
 "Noise: the protocol of the literature, the error of the estimate, and what is imported."
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,20 @@ def test_drawing_and_measuring_need_no_keras():
     code = "import sys\n" + "".join(f"import agri_cae.{m}\n" for m in modules)
     code += "print([m for m in ('keras', 'tensorflow', 'jax', 'torch') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_development_comes_back_after_its_classes_were_defined_again():
+    "As when the notebook of the classes has run in the same process: Keras then makes layers of the newer classes"
+    keras = pytest.importorskip("keras")
+    from agri_cae.noise import camera
+    layer = camera.Development([camera.RawNoise(seed=1), camera.Mosaic(seed=2)])
+    x = np.full((2, 16, 16, 3), .5, np.float32)
+    expected = np.asarray(layer(x))
+    registered = dict(keras.saving.get_custom_objects())
+    try:
+        again = importlib.util.spec_from_file_location("agri_cae.noise.camera_again", camera.__file__)
+        again.loader.exec_module(importlib.util.module_from_spec(again))
+        back = type(layer).from_config(layer.get_config())
+        assert np.array_equal(np.asarray(back(x)), expected)
+    finally:
+        keras.saving.get_custom_objects().update(registered)
