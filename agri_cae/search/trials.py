@@ -81,7 +81,8 @@ def _take_up(study, folder):
         lock = _lock(folder, t.number)
         try: lock.acquire(timeout=0)
         except Timeout: continue
-        return t.number, lock
+        if study.get_trials(deepcopy=False)[t.number].state == states.RUNNING: return t.number, lock
+        lock.release()   # it has ended meanwhile
 
 # %% ../../nbs/search/02_trials.ipynb #18070dbf
 class TrialResult(NamedTuple):

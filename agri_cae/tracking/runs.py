@@ -17,7 +17,7 @@ from ..config import TrainConfig, flatten
 from ..io.files import write_text
 from ..modelfiles.card import Card, git_commit, versions
 from .logs import correlation_id
-from .store import open_store
+from .store import open_store, write_shared
 
 # %% ../../nbs/tracking/02_runs.ipynb #47883c67
 RUN_NOTE = "mlflow_run.txt"
@@ -68,7 +68,7 @@ def tracked(
         mlflow.log_params({k: v for k, v in flatten(cfg).items() if k not in run.data.params})
         mlflow.set_tags(_tags(cfg, data))
         named = mlflow.data.from_numpy(np.zeros((0, 0)), name=data.name, digest=data.digest[:36])
-        mlflow.log_input(named, context="training")
+        write_shared(mlflow.log_input, named, context="training")
         yield mlflow, run.info.run_id
 
 # %% ../../nbs/tracking/02_runs.ipynb #94083400

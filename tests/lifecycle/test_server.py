@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import keras
 import numpy as np
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 pytest.importorskip("psycopg2")
 pytest.importorskip("mlflow")
 import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow_server import HAS_POSTGRESQL, Server, postgresql
 
 from agri_cae.cli.main import app
@@ -26,7 +29,7 @@ from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.search.space import SweepConfig
 from agri_cae.search.sweep import run_sweep
 from agri_cae.serve import Denoiser, model_path
-from agri_cae.tracking.store import open_store, register
+from agri_cae.tracking.store import open_store, register, write_shared
 from agri_cae.train import train
 
 QUICK = dict(epochs=2, steps_per_epoch=2, minutes=None, patch=32, batch=2, ema=0.5)
@@ -83,7 +86,8 @@ def test_from_sweep_to_champion(tmp_path, server):
     found = [json.loads(p.communicate(timeout=1200)[0] or "{}") for p in both]
     assert [p.returncode for p in both] == [0, 0], file.with_suffix(".log").read_text()[-3000:]
     boards = [f["leaderboard"] for f in found]  # of the one that ended last
-    board = next(b for b in boards if [r["state"] for r in b] == ["complete"] * 2)
+    board = next((b for b in boards if [r["state"] for r in b] == ["complete"] * 2), None)
+    assert board, boards
     _, experiment = open_store()
     runs = mlflow.search_runs([experiment], output_format="list")
     assert {(r.data.tags["trial"], r.info.status) for r in runs} == {(t, "FINISHED") for t in ("0", "1", "parent")}
@@ -195,6 +199,26 @@ def test_a_sweep_goes_on_after_the_server_was_away(tmp_path, server, monkeypatch
         ("0", "FINISHED"),
         ("parent", "FINISHED"),
     ]
+
+
+def test_runs_that_write_the_same_at_once(server):
+    "PostgreSQL refuses the second insert; each of the runs has its data set and the experiment its tag all the same"
+    _, experiment = open_store("together")
+    client = mlflow.MlflowClient()
+    context = [InputTag("mlflow.data.context", "training")]
+
+    def describe(i, barrier):
+        run = client.create_run(experiment).info.run_id
+        data = Dataset(name="field", digest=f"d{i}", source_type="code", source="{}", schema="{}", profile="{}")
+        barrier.wait(60)
+        write_shared(client.log_inputs, run, [DatasetInput(data, context)])
+        write_shared(client.set_experiment_tag, experiment, f"tag{i}", "same")
+        return client.get_run(run).inputs.dataset_inputs[0].dataset.digest
+
+    for i in range(10):
+        barrier = Barrier(3)
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(describe, [i] * 3, [barrier] * 3)) == [f"d{i}"] * 3
 
 
 def test_an_experiment_that_another_machine_makes_first(monkeypatch):
