@@ -81,8 +81,9 @@ def _take_up(study, folder):
         lock = _lock(folder, t.number)
         try: lock.acquire(timeout=0)
         except Timeout: continue
-        if study.get_trials(deepcopy=False)[t.number].state == states.RUNNING: return t.number, lock
-        lock.release()   # it has ended meanwhile
+        ended = study.get_trials(deepcopy=False)[t.number].state.is_finished() # since it was listed
+        if not ended: return t.number, lock
+        lock.release()
 
 # %% ../../nbs/search/02_trials.ipynb #18070dbf
 class TrialResult(NamedTuple):
