@@ -64,7 +64,7 @@ def write_shared(
     from mlflow import MlflowException
     try: return write(*args, **kw)
     except MlflowException as e:
-        if e.error_code != "BAD_REQUEST": raise   # how a store reports what its database refused
+        if e.error_code != "BAD_REQUEST": raise   # refused by the database
         return write(*args, **kw)
 
 # %% ../../nbs/tracking/01_store.ipynb #d6ea4422
@@ -187,7 +187,8 @@ def register(
         model = _logged_onnx(mlflow, run)
         with redirect_stderr(io.StringIO()):   # MLflow says there what it does
             version = mlflow.register_model(f"models:/{model.model_id}", MODEL, tags=_about_run(run) | tags)
-    if alias: write_shared(client.set_registered_model_alias, MODEL, alias, version.version)
+    if alias:
+        write_shared(client.set_registered_model_alias, MODEL, alias, version.version)
     return version
 
 # %% ../../nbs/tracking/01_store.ipynb #2b5f8ef9
