@@ -214,7 +214,8 @@ class ModelConfig(Entity):
 # %% ../nbs/00_config.ipynb #2d78f1a7
 class BudgetConfig(Entity):
     "How long a training takes."
-    epochs: int = Field(10, ge=1, description="epoch budget")
+    epochs: int | None = Field(None, ge=1,
+        description="epoch budget; by default 10, or none where minutes or gigapixels end the training")
     steps_per_epoch: int = Field(100, ge=1, description="optimizer steps in an epoch")
     minutes: float | None = Field(None, gt=0,
         description="time budget over all resumed parts; the learning rate then follows the clock")
@@ -222,6 +223,11 @@ class BudgetConfig(Entity):
     val_every: int = Field(1, ge=1,
         description="epochs from one validation to the next; a checkpoint is written after each epoch")
     patience: int = Field(0, ge=0, description="stop after so many epochs without a better validation score; 0 never")
+
+    @property
+    def most_epochs(self)->int|None: # None: minutes or gigapixels end the training
+        "The epoch budget, or its default."
+        return self.epochs or (None if self.minutes or self.gigapixels else 10)
 
 # %% ../nbs/00_config.ipynb #9378e54d
 class OptimizerConfig(Entity):

@@ -158,7 +158,7 @@ def _decay_config(cfg, gigapixels, settings):
     "Crops half as large again, and about as many pixels a step"
     patch = settings.get("patch", cfg.data.patch * 3 // 16 * 8)
     batch = max(1, round(cfg.data.batch * (cfg.data.patch / patch) ** 2))
-    decay = {"schedule": "decay", "gigapixels": gigapixels, "epochs": 10**9, "minutes": None, "patience": 0,
+    decay = {"schedule": "decay", "gigapixels": gigapixels, "epochs": None, "minutes": None, "patience": 0,
              "warmup": 0, "init_from": "", "patch": patch, "batch": batch}
     return unflatten(TrainConfig, flatten(cfg) | decay | settings)
 

@@ -15,6 +15,7 @@ import papermill
 import pytest
 
 from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
+from agri_cae.fitting.checkpoint import State, finished
 from agri_cae.fitting.loop import fit
 from agri_cae.fitting.pictures import open_pictures
 from agri_cae.fitting.validation import validation_sets
@@ -171,10 +172,25 @@ def test_pairs_are_learned_without_added_noise(tmp_path, pictures):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_budgets_end_a_run(tmp_path, pictures, precision):
-    cfg = tiny(epochs=10_000, minutes=0.02, precision=precision)
+    cfg = tiny(epochs=None, minutes=0.02, precision=precision)
     short = fit(cfg, pictures[:1], pictures[1:], tmp_path, progress=False)
-    assert short.state.seconds >= 1.2 and short.state.epoch < 10_000
+    assert short.state.seconds >= 1.2
     assert all(w.dtype == "float32" and np.isfinite(w).all() for w in short.net.get_weights())
+
+
+def test_ten_epochs_are_no_budget_where_another_ends_the_run():
+    assert finished(tiny(epochs=None), at(epoch=10)) and not finished(tiny(epochs=None), at(epoch=9))
+    for budget in (dict(minutes=2), dict(gigapixels=1e-6)):
+        cfg = tiny(epochs=None, **budget)
+        assert not finished(cfg, at(epoch=1000)) and finished(cfg, at(epoch=1000, seconds=120, pixels=1000))
+        assert finished(tiny(epochs=20, **budget), at(epoch=20))
+
+
+def at(**how):
+    state = State()
+    for key, value in how.items():
+        setattr(state, key, value)
+    return state
 
 
 def test_patience_ends_a_run(tmp_path, pictures):

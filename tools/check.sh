@@ -2,7 +2,8 @@
 # All checks of the project. Goes through all of them, then fails when one did.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PATH="$PWD/.venv/bin:$PATH" TQDM_DISABLE=1 AGRI_CAE_HOME
+# linear algebra in one thread, as in the command and the service: two workers with two threads each wait for each other
+export PATH="$PWD/.venv/bin:$PATH" TQDM_DISABLE=1 OPENBLAS_NUM_THREADS=1 AGRI_CAE_HOME
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 AGRI_CAE_HOME=$work/home
 exec </dev/null

@@ -37,7 +37,7 @@ def budget_used(
     pixels:float=0,  # learned from so far
 )->float:            # share of the budget that is used up, 0 to 1
     "Whichever budget is furthest on: epochs, minutes or pixels."
-    shares = [epoch / cfg.epochs]
+    shares = [epoch / cfg.most_epochs] if cfg.most_epochs else []
     if cfg.minutes: shares.append(seconds / 60 / cfg.minutes)
     if cfg.gigapixels: shares.append(pixels / 1e9 / cfg.gigapixels)
     return min(1., max(shares))

@@ -42,12 +42,14 @@ def _crops(cfg, arrays, odds, state):
                  cfg.data.scale_jitter, cfg.data.colour_jitter, cfg.data.permute, odds=odds,
                  epoch=state.epoch, first=state.step, workers=cfg.workers)
 
+_ENDLESS = 10**9   # epochs, for Keras, where another budget ends a run
+
 def _run(cfg, model, arrays, odds, state, checkpoint, callbacks):
     "Train until a budget is spent: in one call of Keras, or in two when it begins within an epoch"
     while not finished(cfg, state):
         # also before the second call: Keras leaves the averaged weights in place of the raw ones
         if checkpoint.exists(): state.load(checkpoint, model)
-        epochs = state.epoch + 1 if state.step else cfg.epochs
+        epochs = state.epoch + 1 if state.step else cfg.most_epochs or _ENDLESS
         model.fit(_crops(cfg, arrays, odds, state), initial_epoch=state.epoch, epochs=epochs,
                   shuffle=False, verbose=0, callbacks=callbacks)
         if model.stop_training: break

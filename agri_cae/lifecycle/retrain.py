@@ -94,7 +94,7 @@ def challenger_params(
     Raises `ConfigError` for parameters that cannot be trained with."""
     leaves = flatten(TrainConfig())
     params = {k: v for k, v in read_card(weights).train.items() if k in leaves}
-    params |= dict(name="", epochs=100000, minutes=10, warmup=.05, folder=str(folder), source_pattern="",
+    params |= dict(name="", epochs=None, minutes=10, warmup=.05, folder=str(folder), source_pattern="",
                    init_from=str(weights)) | cfg.params
     params["lr"] = cfg.params.get("lr", params["lr"] / 2)
     names = {i.collection for data in parts.values() for i in data.items}

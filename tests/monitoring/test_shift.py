@@ -1,7 +1,8 @@
 """Retraining for real: a champion that knows only leaves meets drone and soil pictures, and junk.
 
 Needs the crops of ../shared/data/train, or of the folder SHIFT_DATA, with its MANIFEST.csv in the parent folder.
-SHIFT_PICTURES, SHIFT_SIDE (pixels) and SHIFT_EPOCHS (of 25 steps) make it larger. With -s it prints what was gained.
+SHIFT_PICTURES, SHIFT_SIDE (pixels) and SHIFT_EPOCHS (of 25 steps) make it larger. With -s it prints what was gained;
+SHIFT_CONTROL=1 also trains the champion as long again without the new pictures: what time alone gains on them.
 """
 
 import csv
@@ -125,7 +126,7 @@ def test_mislabelled_pairs_are_not_learned_from(champion, tmp_path):
 
 
 def as_long_on_leaves(cfg, first, folder):
-    "The champion, trained as long again without the new pictures: what time alone gains on them"
+    "What the champion gains on the new pictures when it is trained as long again without them"
     params = PARAMS | dict(folder=cfg.store, init_from=str(first.weights), lr=PARAMS["lr"] / 2)
     control = train(unflatten(TrainConfig, params), folder / "control", track=False, progress=False)
     held_back = EvalConfig(folder=str(folder / "out" / "held_back"))
@@ -137,8 +138,9 @@ def test_a_real_shift_promotes_the_challenger(champion, tmp_path):
     others = [*crops("drone-farmland", "drone-soil-grass", "drone-NIR-field", "plants-on-soil")]
     before = aliases()["champion"]
     o = retrain(write(tmp_path / "new", others[::3][:COUNT]), cfg, tmp_path / "out", progress=False)
-    alone = as_long_on_leaves(cfg, first, tmp_path)
-    print(f"\n{o.reason}\nas long again on leaves only: {alone} on the new pictures")
+    print(f"\n{o.reason}")
+    if os.environ.get("SHIFT_CONTROL"):
+        print(f"as long again on leaves only: {as_long_on_leaves(cfg, first, tmp_path)} on the new pictures")
     assert o.promoted, o.reason
     assert aliases()["champion"] == o.version and get_version(o.version).tags["replaced"] == before
     report = json.loads((tmp_path / "out" / "report.json").read_text())
