@@ -229,7 +229,7 @@ METRIC_SETTINGS = dict(
                          tolerance_px=MatchReference.tolerance, budget=MatchReference.limit))
 
 # %% ../nbs/04_evaluate.ipynb #31f93256
-def _context(cfg, cases, metrics, threads, cpus):
+def _context(cfg, cases, denoisers, metrics, threads, cpus):
     paired = cases[0].noisy is not None
     levels = TUNED_SIGMAS if paired or cfg.recipes else cfg.sigmas
     added = PROTOCOL["awgn"] + (PROTOCOL["recipes"] if cfg.recipes else "")
@@ -237,6 +237,7 @@ def _context(cfg, cases, metrics, threads, cpus):
         protocol=PROTOCOL["paired"] if paired else added,
         images=len(cases),
         digest=case_digest(cases),
+        models={name: d.digest for name, d in denoisers.items() if hasattr(d, "digest")},
         noise_seed=None if paired else cfg.noise_seed,
         cpu_count=cpus,
         threads=threads,
@@ -291,7 +292,7 @@ def evaluate(
                     if row.method == names[-1]: bar.update()
         finally: cv2.setNumThreads(before)
     rows.sort(key=lambda r: (conditions.index(r.condition), names.index(r.method)))
-    context = _context(cfg, [c for _, c in cases], metrics, threads, cpus)
+    context = _context(cfg, [c for _, c in cases], denoisers, metrics, threads, cpus)
     return Report(context=context, means=means_of(rows), rows=rows)
 
 # %% ../nbs/04_evaluate.ipynb #10baa3b6

@@ -102,6 +102,13 @@ class LoadedModel:
         return f"{self.card.name}@{self.card.version}"
 
     @property
+    def digest(self)->str: # 12 hexadecimal digits; "" when the card has no hash of that file
+        "The beginning of the SHA-256 of the weights that run."
+        ending = SUFFIX.get(self.cfg.engine) or Path(self.cfg.model).suffix
+        if ending not in SUFFIX.values(): ending = ".onnx"
+        return next((h for f, h in self.card.sha256.items() if f.endswith(ending)), "")[:12]
+
+    @property
     def provenance(self)->str:
         "What is written into the metadata of a denoised file."
         ensemble = f" ensemble={self.cfg.ensemble}" if self.cfg.ensemble else ""

@@ -22,7 +22,8 @@ from .worker import Worker
 
 _bearer = HTTPBearer(auto_error=False, description="An API key, where the service asks for one")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False)
-EXPOSED = ["X-Model-Version", "X-Noise-Sigma", "X-Strength", "X-Milliseconds", "X-Request-Id", "Retry-After"]
+EXPOSED = ["X-Model-Version", "X-Model-Digest", "X-Noise-Sigma", "X-Strength", "X-Milliseconds", "X-Request-Id",
+           "Retry-After"]
 
 
 def create_app(

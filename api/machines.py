@@ -218,18 +218,18 @@ def _about_models(api, worker, guard):
     Name, guarded = _name_type(worker), [Depends(guard)]
     errors = _errors(401, 403, 404, 429)
 
-    @api.get("/v2/models/{name}", summary="What does a model take and give?", responses=errors,
+    @api.get("/v2/models/{name:path}/ready", summary="Is a model ready?", responses=errors, dependencies=guarded, **V2)
+    async def model_ready(name: Name)->dict:
+        _card(worker, name)
+        return dict(name=name, ready=True)
+
+    @api.get("/v2/models/{name:path}", summary="What does a model take and give?", responses=errors,
              dependencies=guarded, **V2)
     async def model(name: Name)->dict:
         card = _card(worker, name)
         tensor = dict(datatype="FP32", shape=[-1, -1, -1, card.channels])
         return dict(name=name, versions=[card.version], platform="onnxruntime_onnx",
                     inputs=[dict(name="noisy") | tensor], outputs=[dict(name="denoised") | tensor])
-
-    @api.get("/v2/models/{name}/ready", summary="Is a model ready?", responses=errors, dependencies=guarded, **V2)
-    async def model_ready(name: Name)->dict:
-        _card(worker, name)
-        return dict(name=name, ready=True)
 
 
 def _work(api, worker, guard):
@@ -241,7 +241,7 @@ def _work(api, worker, guard):
             made = await worker.gate.run(request, len(text) // 4, lambda progress: f(text, progress))
             return Response(made, media_type="application/json")
 
-    @api.post("/v2/models/{name}/infer", summary="Denoise arrays, or files in base64",
+    @api.post("/v2/models/{name:path}/infer", summary="Denoise arrays, or files in base64",
               openapi_extra=_body(InferRequest), response_model=InferResponse, responses=_errors(*STATUSES),
               dependencies=guarded, **V2)
     async def infer(name: Name, request: Request):

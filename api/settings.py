@@ -1,11 +1,12 @@
 "What the operator can set: environment (AGRI_CAE_*), `.env` or YAML, like all settings."
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from agri_cae.config import ServeConfig, Settings
 from agri_cae.modelfiles.card import shipped
+from agri_cae.modelfiles.names import model_names
 
 
 class ApiSettings(Settings):
@@ -42,10 +43,5 @@ class ApiSettings(Settings):
     @property
     def named(self)->dict: # name in requests -> what `Denoiser.load` takes; the default comes first
         "The models that are served."
-        return {_name(m): m for m in (self.serve.model, *(self.models or shipped()))}
-
-
-def _name(model):
-    "fast -> fast, mine/potato.onnx -> potato, models:/agri-cae@champion -> champion"
-    if model.endswith((".onnx", ".keras")): return PurePath(model).stem
-    return model.replace("@", "/").rstrip("/").rsplit("/", 1)[-1]
+        models = [*dict.fromkeys((self.serve.model, *(self.models or shipped())))]
+        return dict(zip(model_names(models), models, strict=True))

@@ -22,12 +22,13 @@ _BODY = {"requestBody": {"required": True,
 _ERRORS = documented(400, 401, 403, 409, 413, 415, 422, 429, 503, 504)
 _HEADERS = {k: {"description": text, "schema": {"type": "string"}} for k, text in {
     "X-Model-Version": "name@version of the model",
+    "X-Model-Digest": "beginning of the SHA-256 of its weights",
     "X-Noise-Sigma": "noise of the picture as it came, 8-bit units; missing when it is too small to say",
     "X-Strength": "strength that was used",
     "X-Milliseconds": "from the arrival of the request to its answer",
     "X-Request-Id": "yours, if you sent one; also in the log"}.items()}
-_MODEL = {"name": "fast", "version": "3", "preset": "fast", "channels": 3, "receptive_field": 76, "default": True,
-          "created": "2026-11-20", "metrics": {"psnr": 33.1}}
+_MODEL = {"name": "fast", "version": "3", "digest": "0f9ae8fbbd53", "preset": "fast", "channels": 3,
+          "receptive_field": 76, "default": True, "created": "2026-11-20", "metrics": {"psnr": 33.1}}
 
 
 class ModelInfo(BaseModel):
@@ -35,6 +36,7 @@ class ModelInfo(BaseModel):
     model_config = ConfigDict(json_schema_extra={"example": _MODEL})
     name: str
     version: str
+    digest: str = Field(description="beginning of the SHA-256 of the weights")
     preset: str
     channels: int = Field(description="bands")
     receptive_field: int = Field(description="side of the square that one pixel depends on, pixels")
@@ -111,7 +113,8 @@ async def _work(worker, request, f, **asked):
 
 def _facts(a, request):
     "Headers of an answer"
-    told = {"X-Model-Version": a.denoiser.name, "X-Strength": f"{a.denoiser.cfg.strength:g}",
+    told = {"X-Model-Version": a.denoiser.name, "X-Model-Digest": a.denoiser.digest,
+            "X-Strength": f"{a.denoiser.cfg.strength:g}",
             "X-Milliseconds": f"{milliseconds(request):g}", "Vary": "Accept"}
     return told if a.sigma is None else told | {"X-Noise-Sigma": f"{a.sigma:.2f}"}
 
@@ -204,5 +207,5 @@ def _add_models(api, worker):
         curl http://localhost:8080/v1/models
         ```
         """
-        return [d.card.model_dump(include=known) | dict(name=name, default=i == 0)
+        return [d.card.model_dump(include=known) | dict(name=name, digest=d.digest, default=i == 0)
                 for i, (name, d) in enumerate(worker.models.items())]

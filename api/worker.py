@@ -40,7 +40,7 @@ class Worker:
             auto = with_settings(self.models[name], strength="auto")
             denoise_bytes(auto, encode(Picture(grey), "jpeg")).file("png")
         self.gate.pace = self._pace()
-        log.info("%s ready", ", ".join(d.name for d in self.models.values()))
+        log.info("%s ready", ", ".join(f"{name} ({d.name}, {d.digest})" for name, d in self.models.items()))
 
     def _pace(self):
         "A first guess of the seconds that a pixel takes"

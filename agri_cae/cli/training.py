@@ -109,9 +109,11 @@ def evaluate_command(
 def _evaluate(folder, models, sigmas, baselines, progress):
     from agri_cae.config import EvalConfig
     from agri_cae.evaluate import evaluate
+    from agri_cae.modelfiles.names import model_names
     from agri_cae.serve import Denoiser
     cfg = EvalConfig(folder=folder, sigmas=sigmas, baselines=tuple(baselines))
-    denoisers = {Path(m).stem if Path(m).suffix else m: Denoiser.load(m) for m in models}
+    models = [*dict.fromkeys(models)]
+    denoisers = {name: Denoiser.load(m) for name, m in zip(model_names(models), models, strict=True)}
     return evaluate(denoisers, cfg, progress=progress)
 
 # %% ../../nbs/cli/02_training.ipynb #019abe6b

@@ -75,6 +75,8 @@ class Context(BaseModel):
     protocol: str = Field(description="how noisy pictures came about and results were compared")
     images: int = Field(description="number of pictures")
     digest: str = Field(description="SHA-256 over names and contents of the pictures, in order")
+    models: dict[str, str] = Field(
+        {}, description="name of a denoiser -> beginning of the SHA-256 of its weights")
     noise_seed: int | None = Field(description="seed of the first picture; null for pairs")
     cpu_count: int = Field(description="processor cores that the process may use")
     threads: int = Field(description="threads of OpenCV")

@@ -1,5 +1,6 @@
 "Pictures in, pictures out: the routes below /v1 from inside the process, what they refuse, and hostile files."
 import base64
+from urllib.parse import quote
 
 import hostile
 import numpy as np
@@ -7,6 +8,7 @@ import psutil
 import pytest
 from fastapi.testclient import TestClient
 from inside import JPEG, PHOTO, SMALL, post, service
+from tiny_model import box_model
 
 from agri_cae.api.app import create_app
 from agri_cae.api.settings import ApiSettings
@@ -14,6 +16,7 @@ from agri_cae.api.uploads import accepted
 from agri_cae.config import ServeConfig
 from agri_cae.io.images import CODECS, Picture, provenance_of, read_image, sample
 from agri_cae.io.tags import GEO
+from agri_cae.modelfiles.card import sha256
 from agri_cae.serve import Denoiser
 from agri_cae.service.in_memory import denoise_bytes, encode, with_settings
 
@@ -213,6 +216,21 @@ def test_names_of_models():
         serve=ServeConfig(model="models:/agri-cae@champion"), models=("fast", "a/b/potato.onnx", "models:/agri-cae/7")
     ).named
     assert list(named) == ["champion", "fast", "potato", "7"]
+
+
+def test_a_model_called_like_a_shipped_one_is_the_one_that_answers(tmp_path):
+    "What `train` writes is called by its preset"
+    mine = box_model(tmp_path / "mine", name="fast")
+    settings = ApiSettings(serve=ServeConfig(model=str(mine)), monitor=False)
+    name = f"fast ({mine.parent.as_posix()})"
+    assert list(settings.named)[:1] == [name] and {"fast", "base"} <= {*settings.named}
+    with TestClient(create_app(settings)) as c:
+        models = {m["name"]: m for m in c.get("/v1/models").json()}
+        assert models[name]["default"] and models[name]["digest"] == sha256(mine)[:12] != models["fast"]["digest"]
+        assert post(c, "/v1/denoise").headers["X-Model-Digest"] == models[name]["digest"]
+        assert post(c, "/v1/denoise?model=fast").headers["X-Model-Digest"] == models["fast"]["digest"]
+        assert c.get(f"/v2/models/{name}").json()["name"] == name
+        assert c.get(f"/v2/models/{quote(name, safe='')}/ready").json()["ready"] is True
 
 
 def test_metrics(box):

@@ -21,7 +21,6 @@ from agri_cae.benchmark.photos import (
     Photo,
     folder_photos,
     load_models,
-    model_names,
     validation_photos,
 )
 from agri_cae.benchmark.slices import gain_of, slices, worst_rows
@@ -133,11 +132,6 @@ def test_bad_input(photos):
     with pytest.raises(DataError): compare_models(dict(a=blur, b=blur), [])
     with pytest.raises(ModelError, match="half on a"): compare_models(dict(half=lambda x: x[::2], b=blur), photos, SOME)
     with pytest.raises(ConfigError, match="fog"): compare_models(dict(a=blur, b=blur), photos, ("fog",))
-
-
-def test_names_stay_apart():
-    assert model_names(["runs/mine/base.onnx", "base"]) == ["base (runs/mine)", "base"]
-    assert len(set(model_names(["a/m.onnx", "b/m.onnx", "m", "m"]))) == 4
 
 
 def test_reference_is_the_shipped_model_of_its_kind(tmp_path):
