@@ -241,7 +241,8 @@ class OptimizerConfig(Entity):
         description="share of the weights that a step takes away, times the learning rate")
     clip_norm: float = Field(1., gt=0, description="largest global norm of the gradient")
     ema: float = Field(0.999, ge=0, lt=1,
-        description="momentum of the averaged weights that are validated and kept; 0 switches it off")
+        description="largest momentum of the averaged weights that are validated and kept, see "
+                    "agri_cae.fitting.step.average_momentum; 0 switches it off")
 
 class LossConfig(Entity):
     "What a training makes small."

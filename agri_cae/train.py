@@ -14,6 +14,7 @@ from .fitting.folder import RunFolder, alone, check_same_run, logging_to, writin
 from .fitting.loop import Fitted, fit
 from .fitting.pictures import Pictures, load_pictures
 from .fitting.record import earlier_records, run_record, save_run
+from .fitting.validation import score_sets
 from .io.files import write_text
 from .modelfiles.card import Card, git_commit, read_card
 from .monitoring.profile import keep_profile
@@ -84,6 +85,14 @@ def _log_all(mlflow, run, trained, profile):
     if profile: log_model_file(mlflow, trained.run_id, profile)
 
 # %% ../nbs/03_train.ipynb #b01f28be
+def _say_how_good(state, sets):
+    "The best score, beside that of the noisy pictures"
+    noisy = score_sets(np.asarray, sets)["val_psnr"]
+    log.info("best validation PSNR %.3f dB after epoch %d, noisy %.3f dB", state.best, state.best_epoch + 1, noisy)
+    if state.best < noisy:
+        log.warning("these weights make pictures worse: %.2f dB instead of %.2f dB. Train longer, or with another lr",
+                    state.best, noisy)
+
 def _fit_and_record(run, mlflow, run_id, callbacks):
     "Fit, save, and log what came of it"
     parts, done = run.pictures.parts, run.is_done()
@@ -92,7 +101,7 @@ def _fit_and_record(run, mlflow, run_id, callbacks):
     tracks = [Track(mlflow, run.cfg)] if mlflow else []
     fitted = run.fit((*callbacks, *tracks), run.progress)
     if not done: save_run(run.folder, run.cfg, fitted, run.pictures, run.commit)
-    log.info("best validation PSNR %.3f dB after epoch %d", fitted.state.best, fitted.state.best_epoch + 1)
+    _say_how_good(fitted.state, fitted.sets)
     trained, profile = run.trained(fitted, run_id), _keep_profile(run)
     if mlflow: _log_all(mlflow, run, trained, profile)
     return trained

@@ -80,10 +80,10 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):   # as Keras calls it
         self.bar.update(self.used() - self.bar.n)
         if "val_psnr" not in logs: return
-        loss, score = logs["loss"], logs["val_psnr"]
+        loss, score, noisy = logs["loss"], logs["val_psnr"], logs["val_noisy_psnr"]
         self.bar.set_postfix_str(
-            f"epoch {epoch + 1}, loss {loss:.3f}, PSNR {score:.2f} dB, best {self.state.best:.2f}")
-        log.info("epoch %d: loss %.4f, validation PSNR %.3f dB", epoch + 1, loss, score)
+            f"epoch {epoch + 1}, loss {loss:.3f}, PSNR {score:.2f} dB, best {self.state.best:.2f}, noisy {noisy:.2f}")
+        log.info("epoch %d: loss %.4f, validation PSNR %.3f dB, noisy %.3f", epoch + 1, loss, score, noisy)
 
     def on_train_end(self, logs=None): self.bar.close()   # as Keras calls it
 
@@ -99,6 +99,8 @@ def curves(
     left.set(xlabel="epoch", ylabel="training loss")
     for k in sorted(k for k in history[-1] if k.startswith("val_psnr")):
         right.plot(epochs, [h[k] for h in history], ".-", label=k)
+    noisy = history[-1].get("val_noisy_psnr")   # not in histories of older runs
+    if noisy: right.axhline(noisy, color="grey", ls=":", label="noisy")
     right.set(xlabel="epoch", ylabel="validation PSNR, dB")
     right.legend(fontsize=8)
     plt.close(fig)

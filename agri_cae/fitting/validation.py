@@ -119,6 +119,8 @@ def average_into(
 class Validate(keras.callbacks.Callback):
     """Scores the averaged weights every `cfg.val_every` epochs and at the end, and keeps the best ones.
 
+    Beside each score stands val_noisy_psnr, what the noisy pictures have untouched.
+
     It also keeps the time, so it comes first of all callbacks."""
     def __init__(self,
         cfg:TrainConfig, # val_every and the budgets
@@ -129,6 +131,7 @@ class Validate(keras.callbacks.Callback):
         super().__init__()
         self.cfg, self.sets, self.state, self.path = cfg, sets, state, path
         self.net = build(cfg.model)
+        self.untouched = score_sets(np.asarray, sets)["val_psnr"]   # of the noisy pictures
 
     def on_epoch_begin(self, epoch, logs=None): self.start = time.monotonic()   # as Keras calls it
 
@@ -140,7 +143,8 @@ class Validate(keras.callbacks.Callback):
         if s.epoch % self.cfg.val_every and not finished(self.cfg, s): return
         average_into(self.net, self.model)
         logs |= score_sets(lambda x: self.net.predict(x, batch_size=4, verbose=0), self.sets)
-        logs |= {"lr": float(self.model.optimizer.learning_rate), "gigapixels": s.pixels / 1e9}
+        logs |= {"val_noisy_psnr": self.untouched, "gigapixels": s.pixels / 1e9}
+        logs["lr"] = float(self.model.optimizer.learning_rate)
         self._keep_best(logs["val_psnr"], epoch)
         self._tick()
         rounded = {k: round(float(v), 6) for k, v in logs.items()}

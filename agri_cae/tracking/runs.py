@@ -145,10 +145,11 @@ def log_results(
     for kind in KINDS:
         mlflow.log_artifact(str(Path(folder) / f"{card.name}.{kind}"), "model")
     tags = mlflow.get_run(mlflow.active_run().info.run_id).data.tags
+    noisy = f"; noisy {m['val_noisy_psnr']:.2f} dB" if "val_noisy_psnr" in m else ""   # not in older runs
     first = tags["mlflow.note.content"].partition("\n")[0]
     mlflow.set_tag("mlflow.note.content",
-        f"{first}\n\n**{m['val_psnr']:.2f} dB** (best validation PSNR), after epoch {m['best_epoch'] + 1} of "
-        f"{m['epochs']}, {m['minutes']} minutes. The executed notebook: *Artifacts*, `train.html`.")
+        f"{first}\n\n**{m['val_psnr']:.2f} dB** (best validation PSNR{noisy}), after epoch {m['best_epoch'] + 1} of "
+        f"{m['epochs']}, {m['minutes']} minutes.")
 
 # %% ../../nbs/tracking/02_runs.ipynb #c9d48ebd
 def log_model_file(
