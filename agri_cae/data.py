@@ -21,6 +21,7 @@ from .curation.checks import CheckLimits, CheckReport, check_files, to_uint8
 from .curation.datasets import DataSet, DecodedArrays, Item, need_memory
 from .curation.folders import map_in_threads
 from .curation.sources import find_all
+from .io.brief import brief_repr
 from .io.images import read_image
 from .io.symmetry import dihedral
 
@@ -154,6 +155,7 @@ class CropChange(NamedTuple):
     scale: float           # it is cut larger by 1 / scale, and shrunk
     bands: object          # order of the bands
     table: object          # tones, see `tone_table`; None: as they are
+    __repr__ = brief_repr
 
 def change_crop(
     picture:np.ndarray, # (H, W, C) uint8, at least (patch, patch, C)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
 from .curation.folders import find_pictures
+from .io.brief import brief_repr
 from .io.images import SAMPLES, read_image, sample, show_images, to_float
 from .measures.agronomy import MatchReference, canopy_error
 from .measures.baselines import TUNED_SIGMAS, baseline, tuned_parameters
@@ -68,6 +69,7 @@ class Case(NamedTuple):
     clean: str | Path | np.ndarray
     noisy: str | Path | np.ndarray | None = None # None: noise is added
     value_range: tuple | None = None             # (black, white) of the file's values
+    __repr__ = brief_repr
 
 def _cases_of_folder(folder):
     root, kind, files, partners = find_pictures(folder)

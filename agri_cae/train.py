@@ -15,6 +15,7 @@ from .fitting.loop import Fitted, fit
 from .fitting.pictures import Pictures, load_pictures
 from .fitting.record import earlier_records, run_record, save_run
 from .fitting.validation import score_sets
+from .io.brief import brief_repr
 from .io.files import write_text
 from .modelfiles.card import Card, git_commit, read_card
 from .monitoring.profile import keep_profile
@@ -42,6 +43,7 @@ class Trained(NamedTuple):
     card: Card
     fitted: Fitted
     run_id: str      # MLflow run, "" when not tracked
+    __repr__ = brief_repr
 
 # %% ../nbs/03_train.ipynb #96c69a58
 class _Run(NamedTuple):

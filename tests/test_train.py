@@ -178,6 +178,21 @@ def test_budgets_end_a_run(tmp_path, pictures, precision):
     assert all(w.dtype == "float32" and np.isfinite(w).all() for w in short.net.get_weights())
 
 
+def test_a_short_run_is_better_than_its_input_and_says_so(tmp_path, pictures, caplog):
+    "The average of a run of 90 steps holds nothing of its random start, whatever length was asked for"
+    cfg = tiny(epochs=3, steps_per_epoch=30, patch=64, batch=8, ema=0.999)
+    with caplog.at_level("INFO", "agri_cae"):
+        done = quick(cfg, tmp_path)
+    noisy = done.card.metrics["val_noisy_psnr"]
+    assert done.score > noisy + 1 and f"noisy {noisy:.3f} dB" in caplog.text and "worse" not in caplog.text
+    assert [h["val_noisy_psnr"] for h in done.fitted.state.history] == [noisy] * 3
+
+
+def test_a_model_that_makes_pictures_worse_is_not_called_good(tmp_path, caplog):
+    quick(tiny(epochs=1, steps_per_epoch=1, sigma_max=2.0), tmp_path)
+    assert "make pictures worse" in caplog.text
+
+
 def test_ten_epochs_are_no_budget_where_another_ends_the_run():
     assert finished(tiny(epochs=None), at(epoch=10)) and not finished(tiny(epochs=None), at(epoch=9))
     for budget in (dict(minutes=2), dict(gigapixels=1e-6)):

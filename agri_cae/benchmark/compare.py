@@ -16,6 +16,7 @@ from .patterns import Patterns, check_patterns, with_meshes
 from .photos import Photo
 from ..config import ConfigError, DataError
 from ..evaluate import degrade, no_bar, noise_rms, run_method
+from ..io.brief import brief_repr
 from ..io.files import write_text
 from ..measures.metrics import psnr
 from ..measures.scores import label
@@ -54,6 +55,9 @@ class Comparison(BaseModel):
     rows: list[Row]
     patterns: dict[str, Patterns] = Field(
         description="model -> what it does to patterns without noise; for models of three bands")
+
+    __repr__ = brief_repr
+    __str__ = brief_repr
 
     def save(self,
         path:str|Path, # JSON file to write or replace

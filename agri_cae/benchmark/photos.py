@@ -15,6 +15,7 @@ from ..config import ConfigError, DataConfig, DataError, EvalConfig
 from ..curation.families import family
 from ..curation.sources import origins
 from ..evaluate import case_pixels, find_cases
+from ..io.brief import brief_repr
 from ..io.images import read_image, to_float
 from ..modelfiles.card import read_card, shipped
 from ..modelfiles.names import model_names
@@ -32,6 +33,7 @@ class Photo(NamedTuple):
     collection: str = ""            # where it comes from
     domain: str = "in"              # in, out, own; any other name decides nothing
     noisy: np.ndarray | None = None # (H, W, C); None: noise is added
+    __repr__ = brief_repr
 
 # %% ../../nbs/benchmark/11_photos.ipynb #ad22025f
 def centre(

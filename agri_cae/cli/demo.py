@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..config import EvalConfig, OutputError
 from ..evaluate import METRICS, evaluate, find_cases
+from ..io.brief import brief_repr
 from ..io.images import SAMPLES, from_float, read_image, sample, show_images, to_float, write_image
 from ..measures.baselines import baseline
 from ..measures.metrics import psnr
@@ -35,6 +36,7 @@ class Step(NamedTuple):
     clean: np.ndarray
     noisy: np.ndarray
     restored: np.ndarray
+    __repr__ = brief_repr
 
 def restore(
     name:str,           # one of `SAMPLES`

@@ -20,6 +20,7 @@ from ..config import AgriCaeError, Entity, need
 from .cache import home_cache, measure_new, measured_with
 from .folders import find_pictures, map_in_threads
 from .repeats import NEAR_BITS, find_repeats, hash_array, luminance, perceptual_hash
+from ..io.brief import brief_repr
 from ..io.files import write_text
 from ..io.images import from_float, read_image, to_float
 from ..measures.tables import markdown_table
@@ -219,6 +220,9 @@ class CheckReport(BaseModel):
     kind: str = Field("clean", description="clean, paired or noisy")
     limits: CheckLimits = CheckLimits()
     files: list[FileCheck] = []
+
+    __repr__ = brief_repr
+    __str__ = brief_repr
 
     @property
     def kept(self)->list[FileCheck]: return [c for c in self.files if not c.reason]

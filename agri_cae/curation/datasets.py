@@ -17,6 +17,7 @@ import numpy as np
 from ..config import DataError
 from .checks import CheckReport
 from .families import family
+from ..io.brief import brief_repr
 from ..io.files import write_text
 
 # %% ../../nbs/curation/06_datasets.ipynb #ec135e32
@@ -55,7 +56,7 @@ def manifest_row(
     return row
 
 # %% ../../nbs/curation/06_datasets.ipynb #2f384898
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DataSet:
     "Pictures of one kind under one root."
     root: Path              # the folder, or the one that holds all of them
@@ -64,6 +65,7 @@ class DataSet:
     value_range: tuple[float, float] | None = None # stored values that mean 0 and 1; None: the range of the data type
     report: CheckReport | None = field(default=None, compare=False, repr=False) # the verdict on each file
     decoded: object = field(default=None, compare=False, repr=False) # `DecodedArrays`; None: nothing was kept
+    __repr__ = brief_repr
 
     def __len__(self): return len(self.items)
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from ..config import DataError, ImageError
+from ..io.brief import brief_repr
 from ..io.images import find_images
 
 # %% ../../nbs/curation/00_folders.ipynb #24a4102a
@@ -76,6 +77,7 @@ class FoundPictures(NamedTuple):
     kind: str                  # clean, paired or noisy
     files: list                # the clean or only pictures, in the order of their names
     partners: list|None = None # of pairs the noisy files, in the same order
+    __repr__ = brief_repr
 
 def find_pictures(
     folder:str|Path, # searched through all its sub-folders

@@ -13,6 +13,7 @@ from ..config import ConfigError, DataConfig, DataError
 from .datasets import DataSet, Item
 from .groups import group_items, hold_back
 from .repeats import NEAR_BITS
+from ..io.brief import brief_repr
 
 # %% ../../nbs/curation/08_splits.ipynb #ec0412b1
 def held_items(
@@ -63,6 +64,7 @@ class Split(NamedTuple):
     train: DataSet            # to learn from
     val: DataSet              # held back, of the same collections
     out: DataSet|None = None  # held back, whole collections; None when none is named
+    __repr__ = brief_repr
 
 def collection_names(
     item:Item, # of any collection, or none

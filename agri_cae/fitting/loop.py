@@ -12,6 +12,7 @@ from .callbacks import Budget, Progress
 from .checkpoint import State, finished
 from .step import denoising_model
 from .validation import Validate, validation_sets
+from ..io.brief import brief_repr
 
 # %% ../../nbs/fitting/05_loop.ipynb #fc92f6ba
 import ctypes
@@ -35,6 +36,7 @@ class Fitted(NamedTuple):
     net: keras.Model # float32, the best averaged weights
     state: State     # history, best score, time
     sets: dict       # the validation sets, name -> `ValidationSet`
+    __repr__ = brief_repr
 
 def _crops(cfg, arrays, odds, state):
     "The crops of what is left of an epoch, or of whole epochs"

@@ -11,6 +11,7 @@ from ..curation.datasets import DataSet
 from ..curation.families import odds
 from ..curation.splits import Split, split
 from ..data import load_arrays, open_dataset
+from ..io.brief import brief_repr
 from ..noise.scenes import draw_scenes
 
 # %% ../../nbs/fitting/00_pictures.ipynb #2aaccf18
@@ -27,6 +28,7 @@ class Pictures(NamedTuple):
     odds: np.ndarray # (N,) how often each of `train` is drawn
     val: list        # arrays of `parts.val`
     out: list        # arrays of `parts.out`; empty when no collection is held back
+    __repr__ = brief_repr
 
 # %% ../../nbs/fitting/00_pictures.ipynb #7b9b12ac
 def _with_scenes(arrays, chances, share, seed):

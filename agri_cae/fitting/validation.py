@@ -10,6 +10,7 @@ __all__ = ['SIGMAS', 'validation_noises', 'ValidationSet', 'validation_sets', 'b
 from ..config import NoiseConfig, TrainConfig
 from ..data import validation_crops
 from .checkpoint import State, epoch_pixels, finished
+from ..io.brief import brief_repr
 from ..io.images import show_images
 from ..model import build
 from ..noise.degradations import Gaussian
@@ -49,6 +50,7 @@ class ValidationSet(NamedTuple):
     noisy: np.ndarray     # (N, size, size, C) float32
     clean: np.ndarray     # the same shape, in [0, 1]
     outside: bool = False # of collections that were held back whole
+    __repr__ = brief_repr
 
 def _noisy_sets(arrays, noise, seed, size, limit):
     "Name -> (noisy, clean); the noise of pairs is their own"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..config import AgriCaeError
 from .jobs import Job, plan
+from ..io.brief import brief_repr
 from ..serve import DenoisedBefore, Denoiser, denoise_file
 
 # %% ../../nbs/flights/01_folder.ipynb #05d1b3e8
@@ -96,6 +97,7 @@ class FolderResult(NamedTuple):
     records: list # of all images, in order; as `make_record`
     errors: list  # `ImageError` of each sub-folder that cannot be listed
     others: int   # files that are no images, which were left alone
+    __repr__ = brief_repr
 
     def count(self,
         status:str, # done, skipped or failed

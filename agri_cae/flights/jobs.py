@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import ConfigError, ImageError
+from ..io.brief import brief_repr
 from ..io.images import find_images
 
 # %% ../../nbs/flights/00_jobs.ipynb #b1ee0570
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     jobs: list              # of `Job`
     errors: tuple|list = () # `ImageError` of each sub-folder that cannot be listed
     others: int = 0         # files in the folder that are no images; hidden files do not count
+    __repr__ = brief_repr
 
 def _count_files(root, ours):
     "Number of files below `root` for whose folders `ours` is true. Hidden files and folders do not count"

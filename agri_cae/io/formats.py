@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..config import need
+from .brief import brief_repr
 from .tags import Tags
 
 # %% ../../nbs/io/04_formats.ipynb #977f8c54
@@ -44,7 +45,7 @@ class Facts:
 ANIMATED = "holds several pictures (animation or pages)", "Save the picture that you want into a file of its own"
 
 # %% ../../nbs/io/04_formats.ipynb #4dc5babf
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Meta:
     "All that a file holds beside its pixels."
     exif: bytes|None = None  # Exif block of a PNG, JPEG or WebP
@@ -53,6 +54,7 @@ class Meta:
     icc: bytes|None = None   # colour profile
     dpi: tuple|None = None   # (horizontal, vertical) pixels per inch
     style: Any = None        # how the file stores the picture: `PngStyle`, `JpegStyle`, `WebpStyle` or `TiffStyle`
+    __repr__ = brief_repr
 
 # %% ../../nbs/io/04_formats.ipynb #9541f67e
 _READ = [  # place, bytes, format
@@ -95,6 +97,7 @@ class Part(NamedTuple):
     name: str
     start: int  # offset, bytes
     size: int   # bytes
+    __repr__ = brief_repr
 
 # %% ../../nbs/io/04_formats.ipynb #e55aa7c2
 def _draw_file(ax, parts, names):

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..config import ImageError, OutputError, need, settings
 from . import formats
+from .brief import brief_repr
 from .exif import fix_xmp, orientation
 from .files import ADVICE, new_file, open_source, output_errors, printable
 from .formats import Facts, Meta, log, sniff
@@ -64,13 +65,14 @@ def from_float(
     return np.clip(np.rint(out, out=out), 0, np.iinfo(dtype).max, out=out).astype(dtype)
 
 # %% ../../nbs/io/12_images.ipynb #8f9c28c2
-@dataclass
+@dataclass(repr=False)
 class Picture:
     "Pixels of a file, upright, with all that is needed to write the file again."
     data: np.ndarray              # (H, W, C) as stored: uint8, uint16 or float32; C colour bands: 1 grey, 3 RGB
     alpha: np.ndarray|None = None # (H, W) of the same type
     format: str = "png"           # "png", "jpeg", "tiff" or "webp"
     meta: Meta = field(default_factory=Meta) # place, time, lens, colour profile... and how the file was stored
+    __repr__ = brief_repr
 
     @property
     def pixels(self): # (H, W, C) float32, [0, 1] by data type

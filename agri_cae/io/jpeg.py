@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import brief_repr
 from .formats import Facts, Meta, log
 
 # %% ../../nbs/io/06_jpeg.ipynb #cbd86ea9
@@ -49,12 +50,13 @@ def jpeg_segments(
     raise cut()
 
 # %% ../../nbs/io/06_jpeg.ipynb #3f0102ff
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JpegStyle:
     "How a JPEG stores the picture, and what else it holds."
     progressive: bool = False # in several passes?
     head: bytes = b""         # the file up to its pixels, without metadata: tables, size, components
     segments: tuple = ()      # (marker, payload) of metadata that are copied
+    __repr__ = brief_repr
 
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 

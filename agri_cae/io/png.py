@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .brief import brief_repr
 from .formats import ANIMATED, Facts, Meta, inflate, log
 
 # %% ../../nbs/io/05_png.ipynb #ecd68d79
@@ -63,15 +64,17 @@ class PngChunk(NamedTuple):
     kind: bytes          # name, four bytes
     data: bytes
     before_pixels: bool  # does it stand before the pixels?
+    __repr__ = brief_repr
 
 # %% ../../nbs/io/05_png.ipynb #29cfcc8f
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PngStyle:
     "How a PNG stores the picture, and what else it holds."
     header: PngHeader|None = None  # None when the picture comes from elsewhere
     palette: bytes|None = None     # PLTE
     key: bytes|None = None         # tRNS: the transparent colour, or the alpha values of the palette
     chunks: tuple = ()             # `PngChunk`s that are copied
+    __repr__ = brief_repr
 
 # %% ../../nbs/io/05_png.ipynb #d1a31f0f
 _XMP_KEY = b"XML:com.adobe.xmp\0"

@@ -12,6 +12,8 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import NamedTuple
 
+from .brief import brief_repr
+
 # %% ../../nbs/io/02_tags.ipynb #ac92d1c6
 class LayoutTag(IntEnum):
     "Tags that say how a TIFF file stores its pixels."
@@ -131,6 +133,7 @@ class Entry(NamedTuple):
     kind: int   # a `FieldType`
     count: int  # number of values
     raw: bytes  # the values in the byte order of the file
+    __repr__ = brief_repr
 
 class Tags(dict):
     "A directory: code -> `Entry`, or another `Tags` where the tag points to a directory."

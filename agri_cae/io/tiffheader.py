@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
+from .brief import brief_repr
 from .formats import ANIMATED, Facts, Meta, log
 from .jpeg import jpeg_head
 from .tags import GEO, LAYOUT, LayoutTag, Tag, Tags, read_ifd, tiff_header, values
@@ -69,7 +70,7 @@ class Place(NamedTuple):
     cols: int
 
 # %% ../../nbs/io/08_tiffheader.ipynb #e713c1f5
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TiffStyle:
     "How a TIFF stores the picture."
     size: tuple               # (width, height), pixels
@@ -90,6 +91,7 @@ class TiffStyle:
     jpeg_tables: bytes = b""  # that all JPEG segments share
     jpeg_start: bytes = b""   # of the first JPEG segment, see `agri_cae.io.jpeg.jpeg_head`
     present: frozenset = frozenset() # codes of all tags of the file
+    __repr__ = brief_repr
 
     @property
     def tiled(self): return all(self.tile)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .brief import brief_repr
 from .formats import ANIMATED, Facts, Meta
 
 # %% ../../nbs/io/07_webp.ipynb #28d902dd
@@ -32,11 +33,12 @@ def webp_chunks(
         yield kind, n
         at += 8 + n + n % 2
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class WebpStyle:
     "How a WebP stores the picture."
     lossless: bool = False
     alpha: bool = False    # is there an alpha channel?
+    __repr__ = brief_repr
 
 # %% ../../nbs/io/07_webp.ipynb #73ec0ed6
 _METADATA = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}

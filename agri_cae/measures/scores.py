@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..config import DataError, need
+from ..io.brief import brief_repr
 from ..io.files import write_text
 from .tables import markdown_table
 
@@ -86,6 +87,9 @@ class Context(BaseModel):
         {}, description="baseline -> condition -> factor on the noise level that it was given")
     versions: dict[str, str] = Field(description="package -> version")
 
+    __repr__ = brief_repr
+    __str__ = brief_repr
+
 # %% ../../nbs/measures/05_scores.ipynb #0b291b62
 SCORE_COLUMNS = dict(psnr="PSNR dB", ssim="SSIM", canopy_error="canopy error pp",
                      match_retention="matches kept", s_per_mp="s per MP")   # figure -> its name in tables
@@ -99,6 +103,9 @@ class Report(BaseModel):
     context: Context
     means: list[MeanScores]
     rows: list[ImageScores]
+
+    __repr__ = brief_repr
+    __str__ = brief_repr
 
     def mean(self,
         method:str,          # noisy, a baseline or a denoiser

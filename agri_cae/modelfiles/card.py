@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config import ModelError, Preset
+from ..io.brief import brief_repr
 
 # %% ../../nbs/modelfiles/00_card.ipynb #8780bcb3
 class Card(BaseModel):
@@ -42,6 +43,9 @@ class Card(BaseModel):
     git_commit: str = Field(
         "", description="commit of the training code, with +dirty when files differed")
     created: str = Field("", description="UTC date")
+
+    __repr__ = brief_repr
+    __str__ = brief_repr
 
 # %% ../../nbs/modelfiles/00_card.ipynb #da569053
 SUFFIX = {"onnx": ".onnx", "openvino": ".onnx", "keras": ".keras"}   # engine -> ending of its files

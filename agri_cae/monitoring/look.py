@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..io.brief import brief_repr
 from .drift import Shift, find_shifts
 from .log import MonitorConfig, PredictionLog
 from .profile import Profile, profile_of
@@ -63,6 +64,7 @@ class Look(NamedTuple):
     shifts: dict[str, list[Shift]]  # model -> how its pictures differ from its profile
     problems: list[Problem]         # what is wrong
     without: tuple[str, ...] = ()   # models without a profile, which are not compared
+    __repr__ = brief_repr
 
 def _service(last, cfg):
     "Share of slow and of failed predictions, latency, and the problems among these"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
 from ..config import DataError, ModelError, NoiseConfig, home, unflatten
+from ..io.brief import brief_repr
 from ..io.files import write_text
 from ..io.images import find_images, from_float, read_image, to_float
 from .log import PredictionLog
@@ -38,6 +39,9 @@ def with_derived(
 class Profile(BaseModel):
     "Numbers of pictures that a model is known to work on."
     model_config = ConfigDict(frozen=True)
+
+    __repr__ = brief_repr
+    __str__ = brief_repr
 
     model: str = Field(description="name and version of the model that denoised the pictures, such as fast@3")
     about: str = Field(description="which pictures they are")

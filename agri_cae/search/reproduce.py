@@ -15,6 +15,7 @@ import keras
 
 from ..config import ConfigError, ModelError, TrainConfig
 from ..data import open_dataset
+from ..io.brief import brief_repr
 from ..modelfiles.card import git_commit, versions
 from ..tracking.store import find_run, open_store
 from ..train import train
@@ -26,6 +27,7 @@ class Recorded(NamedTuple):
     history: list    # one entry an epoch, with the learning rate
     score: float     # best validation PSNR, dB
     tags: dict       # git_commit, git_dirty, data_digest, version.*
+    __repr__ = brief_repr
 
 def recorded(
     run_id:str, # of a finished run of `agri_cae.train`

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError, ServeConfig
+from ..io.brief import brief_repr
 from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
 from ..noise.estimate import estimate_sensor
@@ -55,6 +56,7 @@ class Answer(NamedTuple):
     sigma: float|None   # noise of the input, 8-bit units; None: too small to say
     before: Picture
     after: Picture
+    __repr__ = brief_repr
 
     def file(self,
         format:str|None=None, # png, jpeg, tiff or webp; None: that of the input
