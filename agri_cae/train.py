@@ -5,6 +5,15 @@
 # %% auto #0
 __all__ = ['log', 'Trained', 'train', 'newest_run', 'branch']
 
+# %% ../nbs/03_train.ipynb #91646ee7
+import logging
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
 # %% ../nbs/03_train.ipynb #45c98ca1
 from .config import ConfigError, TrainConfig, flatten, home, unflatten
 from .data import open_dataset
@@ -23,23 +32,14 @@ from .tracking.logs import run_context
 from .tracking.runs import is_unfinished, log_model_file, log_models, log_results, tracked
 from .tracking.store import answering
 
-# %% ../nbs/03_train.ipynb #91646ee7
-import logging
-from contextlib import nullcontext
-from importlib.util import find_spec
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
-
 # %% ../nbs/03_train.ipynb #921fef5a
 log = logging.getLogger(__name__)
 
 # %% ../nbs/03_train.ipynb #e4e46c8a
 class Trained(NamedTuple):
-    "What `train` gives back."
+    "The result of `train`."
     score: float     # best validation PSNR, dB
-    weights: Path    # the .keras file; .onnx and .json (card) stand beside it
+    weights: Path    # the .keras file; .onnx and .json (card) are in the same folder
     card: Card
     fitted: Fitted
     run_id: str      # MLflow run, "" when not tracked
@@ -47,7 +47,7 @@ class Trained(NamedTuple):
 
 # %% ../nbs/03_train.ipynb #96c69a58
 class _Run(NamedTuple):
-    "A training while it goes on."
+    "A training in progress."
     cfg: TrainConfig
     folder: RunFolder
     pictures: Pictures
@@ -78,7 +78,7 @@ def _keep_profile(run):
     return keep_profile(run.pictures.data, run.folder.weights.with_suffix(".onnx"), progress=run.progress)
 
 def _log_all(mlflow, run, trained, profile):
-    "Everything that a tracked training has to show"
+    "Log the files, results, models and profile of a training to its MLflow run"
     folder, fitted = run.folder, trained.fitted
     files = [folder.config, folder.manifest, folder.history, *folder.figures.values(), folder.log]
     log_results(mlflow, trained.card, folder.path, files, fitted.state.history)
@@ -96,7 +96,7 @@ def _say_how_good(state, sets):
                     state.best, noisy)
 
 def _fit_and_record(run, mlflow, run_id, callbacks):
-    "Fit, save, and log what came of it"
+    "Fit, save, and log the results"
     parts, done = run.pictures.parts, run.is_done()
     log.info("training %s on %d pictures, validating on %s", run.cfg.model.preset, len(parts.train),
              " and ".join(str(len(part)) for part in parts[1:] if part))
@@ -110,7 +110,7 @@ def _fit_and_record(run, mlflow, run_id, callbacks):
 
 # %% ../nbs/03_train.ipynb #07007795
 def _only_read(run, run_id):
-    "What a run has come to that has nothing left to do"
+    "The result of a run that is done already"
     fitted = run.fit()
     _keep_profile(run)
     return run.trained(fitted, run_id)
@@ -135,12 +135,12 @@ def train(
     out:str|Path,          # folder for weights, card, checkpoint, figures and log
     track:bool=True,       # log to MLflow
     run_id:str="",         # go on with this MLflow run; by default a new one, or the one of the folder
-    callbacks:tuple=(),    # further Keras callbacks, such as `Live()`
+    callbacks:tuple=(),    # more Keras callbacks, such as `Live()`
     progress:bool=True,    # bars on a terminal
     changed:bool=False,    # go on also with another configuration or other data; not with another architecture
-    pictures:Pictures|None=None, # of the run, where they are open already; by default they are opened here
+    pictures:Pictures|None=None, # of the run, if they are loaded already; by default they are loaded here
 )->Trained:                # score, weights, card
-    """Train a model, or go on with a training that lies in `out`. All of it is one MLflow run.
+    """Train a model, or go on with the training in `out`. All of it is one MLflow run.
 
     Raises `DataError`, `ConfigError`, `ModelError`, `OutputError`, `StoreError`."""
     folder, commit = RunFolder(out, cfg), git_commit()
@@ -154,9 +154,9 @@ def train(
 
 # %% ../nbs/03_train.ipynb #e1233ee1
 def newest_run()->Path: # its folder
-    """The run at a constant rate that was worked on last, of all under AGRI_CAE_HOME.
+    """The most recent run at a constant rate, of all under AGRI_CAE_HOME.
 
-    Runs of the background trainer count, too. Raises `ConfigError` when there is none."""
+    It may be a run of the background trainer. Raises `ConfigError` when there is none."""
     runs = [p.parent for where in ("runs", "trainer/runs") for p in home().glob(f"{where}/*/checkpoint.npz")]
     found = [p for p in runs if TrainConfig.from_yaml(p / "config.yaml").schedule == "constant"]
     if not found:
@@ -199,9 +199,9 @@ def branch(
     run:str|Path,         # folder of a run with `schedule: constant`
     gigapixels:float,     # over which the rate falls to zero
     out:str|Path="",      # folder of the branch; by default in the run's folder, named by the pixels seen
-    **settings,           # leaves of its TrainConfig that shall differ, such as patch=192
+    **settings,           # settings that differ from the run's, such as patch=192
 )->tuple:                 # (TrainConfig, Path): what to give to `train`
-    """A decay that starts from a run's newest checkpoint, or the one that was begun in `out`.
+    """A decay from a run's newest checkpoint, or the decay that was begun in `out`.
 
     Raises `ConfigError` for a folder without checkpoint, or a run at another schedule."""
     run, out = Path(run), Path(out) if out else None

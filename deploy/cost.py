@@ -71,7 +71,7 @@ def note(
 
 # What it costs
 
-Seconds and US dollars for a million megapixels, which are {1e6 / PICTURE:,.0f} pictures of {PICTURE} megapixels.
+Seconds and US dollars for a million megapixels. These are {1e6 / PICTURE:,.0f} pictures of {PICTURE} megapixels.
 
 | model | vCPU | GiB | seconds | hours | $ request-based | $ instance-based |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -80,16 +80,16 @@ Seconds and US dollars for a million megapixels, which are {1e6 / PICTURE:,.0f} 
 An instance that waits (`minScale: "1"`, request-based) costs {waiting} in a month of 30 days.
 A retraining of two hours ({vcpu} vCPU, {gib} GiB) costs {retraining:.2f} $.
 
-## How it is reckoned
+## How it is computed
 
-- **Measured:** the time of a whole picture of about 17 megapixels, 8 bits deep, by `make bench`:
+- **Measured:** the time of a whole 8-bit picture of about 17 megapixels, by `make bench`:
   {bench["threads"]} threads on {bench["machine"]}, ONNX Runtime, float32 ({measured}).
 - **Assumed:** a vCPU is worth one thread of that machine, time falls as 1 / vCPU, and the instances always have work.
-  Cloud Run's processors differ, a vCPU is often half a core, and eight threads are not eight times as fast: measure
-  before you plan. Reading and writing JPEG and the way of the request come on top.
-- **Known, not looked up:** list prices of {prices["source"]} as of {prices["known"]}, written down on
-  {prices["written"]}: regions of tier 1, without free tier, discounts, storage and traffic out of Google's network.
-  They are in `deploy/prices.yaml`: correct them there and run `make cost`.
+  Cloud Run's processors differ, a vCPU is often half a core, and eight threads are not eight times as fast.
+  So measure before you plan. The time to read and write JPEG and to transfer the request comes on top.
+- **From memory, not looked up:** list prices of {prices["source"]} as of {prices["known"]}, written down on
+  {prices["written"]}. They are for regions of tier 1, without free tier, discounts, storage and traffic out of
+  Google's network. They are in `deploy/prices.yaml`: correct them there and run `make cost`.
 """
 
 

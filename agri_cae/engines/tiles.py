@@ -30,6 +30,14 @@ class TileSpan(NamedTuple):
         return slice(self.keep_start - self.start, self.keep_stop - self.start)
 
 # %% ../../nbs/engines/01_tiles.ipynb #2f855501
+def _divide_up(a, b):
+    "a / b, rounded up to an integer"
+    return -(-a // b)
+
+def _round_up(n, step):
+    "The first multiple of `step` that is not below n"
+    return _divide_up(n, step) * step
+
 def spans(
     n:int,       # length of the axis, pixels
     tile:int,    # longest tile, a multiple of `step`
@@ -37,11 +45,10 @@ def spans(
     step:int=8,  # total stride of the network, pixels
 )->list[TileSpan]:   # their kept parts cover the axis once
     "Cut an axis into equally long tiles."
-    full = n + -n % step
+    full = _round_up(n, step)
     if full <= tile: return [TileSpan(0, full, 0, n)]
-    count = -(-(full - 2 * margin) // (tile - 2 * margin))
-    size = -(-(full + 2 * (count - 1) * margin) // count)
-    size += -size % step
+    count = _divide_up(full - 2 * margin, tile - 2 * margin)   # of tiles, as few as possible
+    size = _round_up(_divide_up(full + 2 * (count - 1) * margin, count), step)   # of each tile
     starts = [i * (full - size) // (count - 1) // step * step for i in range(count)]
     cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), n]
     return [TileSpan(s, s + size, *keep) for s, keep in zip(starts, pairwise(cuts), strict=True)]

@@ -72,7 +72,7 @@ _STRIP = 1 << 18    # bytes
 _CLASSIC = 4_000_000_000   # bytes of pixels from which BigTIFF is needed
 
 def _plain(a, bands):
-    "The layout of a picture that comes from elsewhere"
+    "The layout of a picture that was no TIFF, or a different one"
     return TiffStyle(
         (a.shape[1], a.shape[0]), a.shape[2], bands, a.dtype.name,
         photometric=Photometric.RGB if bands == 3 else Photometric.BLACK_IS_ZERO,
@@ -84,7 +84,7 @@ def new_style(
     bands:int,            # of them colour
     old:TiffStyle|None,   # how the picture was stored
 )->TiffStyle:
-    "How a picture will be stored: as it was, when samples and type are the same."
+    "How a picture will be stored: as before, when samples and type are the same."
     (height, width, n), like = a.shape, _plain(a, bands)
     if old and (old.samples, old.bands, old.dtype) == (n, bands, a.dtype.name):
         like = replace(old, size=(width, height))
@@ -125,7 +125,7 @@ def _write_segments(f, a, style, order, how):
 _SUBSAMPLING = {0: (1, 1), 1: (2, 1), 2: (2, 2)}   # horizontal and vertical, for the numbers of Pillow
 
 def _layout_values(a, style, offsets, counts, how):
-    "(tag, type, values) that say how the pixels lie"
+    "(tag, type, values) that describe how the pixels are stored"
     short, long, jpeg = FieldType.SHORT, FieldType.LONG, style.compression == Compression.JPEG
     place = FieldType.LONG8 if style.big else long
     floats, samples = a.dtype.kind == "f", style.samples
@@ -152,7 +152,7 @@ def _layout_values(a, style, offsets, counts, how):
 
 # %% ../../nbs/io/10_tiff.ipynb #3e6576ef
 def _put_meta(tags, meta):
-    "Add what is no tag elsewhere"
+    "Add resolution, XMP and colour profile, which other formats do not keep as tags"
     if meta.dpi and Tag.XResolution not in tags:
         for code, v in zip((Tag.XResolution, Tag.YResolution), meta.dpi, strict=True):
             tags[code] = number_entry(FieldType.RATIONAL, round(v * 1000), 1000, order=tags.order)

@@ -103,7 +103,7 @@ def field_recipe(
     cfg:NoiseConfig, # range of the Gaussian part
     seed:int,        # of the random streams
 )->Chain:
-    "What happens to pictures in the field."
+    "Noise of field pictures, with hot pixels, banding and JPEG."
     seeds = _seeds(seed)
     clean = keras.layers.Identity(dtype="float32")
     parts = [_light(cfg, seeds), _mosaic(_light(cfg, seeds), seeds), clean]

@@ -61,7 +61,7 @@ class SweepRuns:
         name:str,      # what a new run is called
         **tags,        # of a new run
     )->str:            # id
-        "The run of a trial. It is found again by its tags whenever a process was killed."
+        "The run of a trial. Its tags find it again after a process was killed."
         keys = dict(sweep=self.sweep, trial=str(trial))
         wanted = " and ".join(f"tags.`{k}` = '{v}'" for k, v in keys.items())
         found = self.mlflow.search_runs([self.experiment], wanted, output_format="list")
@@ -77,7 +77,7 @@ class SweepRuns:
 
 # %% ../../nbs/search/04_sweep.ipynb #46e8727d
 class Sweep:
-    "A sweep in its folder, which `run_sweep` works on."
+    "A sweep with its folder, study and runs; `run_sweep` works on it."
     def __init__(self,
         cfg:SweepConfig,   # what is searched
         folder:str|Path,   # for the journal, the trials and the results; a sweep found there goes on
@@ -95,19 +95,19 @@ class Sweep:
         self.runs.tag(self.parent, correlation_id=correlation_id())
 
     def next(self)->tuple|None: # (number, lock that is held); None when there is nothing left to begin
-        "Take up a trial that was left, or begin a new one."
+        "Continue a trial that was interrupted, or begin a new one."
         return next_trial(self.cfg, self.study, self.folder)
 
     def leaderboard(self)->list[dict]: # best first
-        "What every trial came to."
+        "The results of all trials."
         return leaderboard(self.study)
 
 # %% ../../nbs/search/04_sweep.ipynb #c17351d1
 def trial_name(
     sweep:Sweep, # whose name comes first
     trial,       # an `optuna.trial.FrozenTrial`
-)->str:          # such as rates 3: lr 0.001, loss mse
-    "What a trial tries. So its run is called."
+)->str:          # such as "example 3: lr 0.001, loss mse"
+    "The name of a trial's run: the sweep, the trial's number and the values that it tries."
     params = trial.user_attrs["params"].items()
     values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in params)
     return f"{sweep.cfg.name} {trial.number}: {values}"
@@ -116,9 +116,9 @@ def begin_trial(
     sweep:Sweep,  # that the trial belongs to
     number:int,   # of the trial
     pool,         # executor, see `trial_workers`
-    env:dict,     # environment of the trial
+    env:dict,     # environment variables of the trial
 )->Future:        # of a `TrialResult`
-    "Hand a trial to a worker."
+    "Make the MLflow run of a trial, and submit the trial to a worker."
     trial = open_trial(sweep.study, number)
     parent = {"mlflow.parentRunId": sweep.parent}
     run_id = sweep.runs.run(number, trial_name(sweep, trial), **parent)
@@ -131,9 +131,9 @@ def begin_trial(
 def end_trial(
     sweep:Sweep,        # that the trial belongs to
     number:int,         # of the trial
-    result:TrialResult, # what became of it
+    result:TrialResult, # how it ended
 ):
-    "Write down what became of a trial, and the leaderboard."
+    "Record how a trial ended, and write the leaderboard."
     trial = open_trial(sweep.study, number)
     for key, value in result._asdict().items(): trial.set_user_attr(key, value)
     run_id = trial.user_attrs["run_id"]
@@ -149,8 +149,10 @@ def end_trial(
 def finish(
     sweep:Sweep, # all of whose trials have ended
 ):
-    """Log the results and register the best model; called again, it does nothing new. A sweep that another process
-    still works on is left to that one. Raises `DataError` when no trial came to an end."""
+    """Log the results and register the best model. A second call changes nothing.
+
+    While another process works on the sweep, this does nothing: the other one will finish it.
+    Raises `DataError` when no trial came to an end."""
     if any(t.state.name == "RUNNING" for t in begun_trials(sweep.study)):
         log.info("another process works on %s: it will finish it", sweep.folder)
         return
@@ -177,7 +179,7 @@ def _log_files(sweep, board):
 
 # %% ../../nbs/search/04_sweep.ipynb #3b6e33a7
 def _log_best(sweep, board):
-    "The best trial becomes the challenger, and catches the eye among the runs"
+    "Register the best trial as challenger, and mark its run with a star"
     runs, best, count = sweep.runs, sweep.study.best_trial, len(board)
     run_id = best.user_attrs["run_id"]
     reason = f"best of {count} trials of the sweep {sweep.cfg.name}"
@@ -192,7 +194,7 @@ def _log_best(sweep, board):
             runs.client.update_run(t.user_attrs["run_id"], name=star + trial_name(sweep, t))
 
 def _note(sweep, best, board):
-    "What the parent run says of itself, in Markdown"
+    "The description of the parent run, in Markdown"
     page = f"#/experiments/{sweep.runs.experiment}/runs/{best.user_attrs['run_id']}"
     return (f"Sweep of {', '.join(sweep.cfg.space)}. The best trial: [{trial_name(sweep, best)}]({page}), "
             f"**{best.value:.2f} dB**, now the challenger.\n\n{board_table(board)}")
@@ -234,7 +236,7 @@ def _run_trials(sweep, pool, slots, env, bar):
 
 # %% ../../nbs/search/04_sweep.ipynb #c09df624
 def _result(future):
-    "What became of a trial. A `StoreError` is raised: the trial was not at fault and goes on with the next call"
+    "How a trial ended. A `StoreError` is raised, as the trial is not at fault: the next call continues it"
     try: return future.result()
     except StoreError: raise
     except Exception as e: return failed(f"{type(e).__name__}: {e}")
