@@ -93,6 +93,7 @@ def test_the_smoke_run_of_the_notebook(tmp_path):
     assert run.info.status == "FINISHED" and run.data.params["patch"] == "32"
     kept = {"train.ipynb", "train.html", "report.json", "curves.png", "before_after.png", "train.jsonl", "model"}
     assert kept <= {a.path for a in client.list_artifacts(run_id)}
+    assert run.data.tags["mlflow.note.content"].endswith("*Artifacts*, `train.html`.")
     assert [m.step for m in client.get_metric_history(run_id, "val_psnr")] == [0]
     outputs = [o for c in nbformat.read(tmp_path / "run" / "train.ipynb", 4).cells for o in c.get("outputs", [])]
     assert len([o for o in outputs if "image/png" in o.get("data", {})]) >= 4
@@ -118,6 +119,16 @@ def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
     artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id)
     assert [a.path for a in artifacts] == ["train.html", "train.ipynb"]
     assert "DataError" in (tmp_path / "run" / "train.ipynb").read_text()
+
+
+@pytest.mark.parametrize("name", ["train", "monitor"])
+def test_papermill_by_hand_is_refused_a_name_that_the_notebook_lacks(tmp_path, name):
+    out = tmp_path / "out.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError) as e:
+        papermill.execute_notebook(str(pipeline(name)), str(out), {"learning_rate": 0.1}, kernel_name="python3",
+                                   progress_bar=False)
+    assert e.value.ename == "ConfigError" and "learning_rate: is no parameter of this notebook" in e.value.evalue
+    assert not open_store()[0].search_runs(search_all_experiments=True, output_format="list")
 
 
 def test_wrong_parameters_start_nothing(tmp_path):
@@ -223,7 +234,9 @@ def test_a_run_goes_on_from_shipped_weights(tmp_path):
 def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
     first, more = (train(tiny(epochs=n), tmp_path / "run", progress=False) for n in (1, 2))
     mlflow, _ = open_store()
-    assert more.run_id == first.run_id and mlflow.get_run(first.run_id).info.status == "FINISHED"
+    run = mlflow.get_run(first.run_id)
+    assert more.run_id == first.run_id and run.info.status == "FINISHED"
+    assert "train.html" not in run.data.tags["mlflow.note.content"]  # it was not logged
     assert [m.step for m in mlflow.MlflowClient().get_metric_history(first.run_id, "val_psnr")] == [0, 1]
 
 

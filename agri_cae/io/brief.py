@@ -17,10 +17,11 @@ def brief(
     value, # anything
 )->str:    # one line
     "A value in a few words: the shape of an array, the size of bytes, the length of a list."
-    if isinstance(value, np.ndarray): return f"{value.dtype} {value.shape}"
+    if isinstance(value, np.ndarray) and value.size > 4: return f"{value.dtype} {value.shape}"
+    if isinstance(value, np.ndarray | np.generic): value = value.tolist()
     if isinstance(value, bytes): return f"{len(value):,} bytes"
     if isinstance(value, float): return f"{value:.6g}"
-    several = isinstance(value, list | tuple | dict | set | frozenset) and type(value).__repr__ is not brief_repr
+    several = isinstance(value, list | tuple | dict | set | frozenset) and not hasattr(value, "_fields")
     if several and not _is_short(value):
         return f"{type(value).__name__} of {len(value):,}"
     text = repr(value)
