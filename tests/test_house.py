@@ -138,7 +138,7 @@ def test_examples_run_as_pasted(books):
 def test_examples_are_near_and_pictures_common(books):
     near = [d for b in books for d in b.near]
     assert sum(d is not None and d <= literate.NEAR for d in near) >= 0.7 * len(near)
-    assert sum(not b.picture for b in books) <= 29
+    assert sum(not b.picture for b in books) <= 6
 
 
 def test_notebooks_are_small(books):

@@ -17,7 +17,8 @@ def brief(
     value, # anything
 )->str:    # one line
     "A value in a few words: the shape of an array, the size of bytes, the length of a list."
-    if isinstance(value, np.ndarray) and value.size > 4: return f"{value.dtype} {value.shape}"
+    if isinstance(value, np.ndarray) and value.size > 4:
+        return f"{value.dtype} {value.shape}"
     if isinstance(value, np.ndarray | np.generic): value = value.tolist()
     if isinstance(value, bytes): return f"{len(value):,} bytes"
     if isinstance(value, float): return f"{value:.6g}"
