@@ -205,7 +205,7 @@ def build(
     arch, before = PRESETS[cfg.preset], keras.config.dtype_policy()
     make = multiscale if arch.encoder else classic
     keras.config.set_dtype_policy(precision)
-    try: return make(arch, cfg.channels)
+    try: return make(arch, cfg.bands)
     finally: keras.config.set_dtype_policy(before)
 
 # %% ../nbs/02_model.ipynb #9ed95a40

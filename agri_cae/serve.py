@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .config import ConfigError, ImageError, OutputError, ServeConfig
+from .config import ConfigError, ImageError, ModelError, OutputError, ServeConfig
 from .engines.bands import GRAIN_SHARE, colour_bands, from_batch, grain, to_batch
 from .engines.levels import keep_levels
 from .engines.runtimes import load_engine
@@ -52,6 +52,9 @@ def auto_strength(
 # %% ../nbs/05_serve.ipynb #3e4d72f3
 def _check_dtype(image):
     "Raise `ImageError` for an empty array, and for other data types than uint8, uint16 and floats"
+    if image.dtype.kind in "UO" and image.ndim == 0:
+        raise ImageError(image.item(), "is no array of pixels",
+                         "Read it first, read_image(path).data, or take denoise_file(denoiser, path, output)")
     if image.size == 0:
         raise ImageError(f"array of shape {image.shape}", "is empty", "Give at least one pixel")
     known = image.dtype in (np.uint8, np.uint16) or np.issubdtype(image.dtype, np.floating)
@@ -77,9 +80,10 @@ class LoadedModel:
     "An engine, the model's card, and how it runs."
     def __init__(self,
         engine,                    # function from (N, H, W, channels) float32 in [0, 1] to the same shape
-        card:Card,                 # the model's card
+        card:Card=None,            # the model's card
         cfg:ServeConfig|None=None, # how it runs; None: the defaults
     ):
+        if card is None: raise ModelError(engine, "is not loaded", "Load a model: Denoiser.load(name)")
         self.engine, self.card, self.cfg = engine, card, cfg or ServeConfig()
         need = card.receptive_field // 2
         self.overlap = max(self.cfg.overlap, need + -need % card.step)

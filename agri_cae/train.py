@@ -21,7 +21,7 @@ from .fitting.callbacks import Track
 from .fitting.checkpoint import State, finished
 from .fitting.folder import RunFolder, alone, check_same_run, logging_to, writing
 from .fitting.loop import Fitted, fit
-from .fitting.pictures import Pictures, load_pictures
+from .fitting.pictures import Pictures, load_pictures, with_bands
 from .fitting.record import earlier_records, run_record, save_run
 from .fitting.validation import score_sets
 from .io.brief import brief_repr
@@ -148,6 +148,7 @@ def train(
     with alone(folder.path, "train"):
         show = None if progress else False
         data = pictures.data if pictures else open_dataset(cfg.data, progress=show, keep=True)
+        cfg = with_bands(cfg, data.items[0].channels)
         check_same_run(folder, cfg, data.digest, changed)
         pictures = pictures or load_pictures(cfg, data, progress)
         return _train(_Run(cfg, folder, pictures, commit, progress), track, run_id, tuple(callbacks))

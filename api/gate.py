@@ -100,11 +100,11 @@ class Gate:
         self.pace, self.last = .7 * self.pace + .3 * took, now
 
     def drain(self):
-        """No new requests; those that are inside get `grace` to end, less a second to send the answers.
+        """No new requests; those that are inside get the settings' time to end, less a second to send the answers.
 
         To be called in the thread of the event loop."""
         self.draining = True
-        end = asyncio.get_running_loop().time() + self.cfg.grace - 1
+        end = asyncio.get_running_loop().time() + self.cfg.seconds_to_end - 1
         for d in self.deadlines:
             with suppress(RuntimeError): d.reschedule(min(d.when(), end))   # one that is over already
 

@@ -4,8 +4,10 @@ import hmac
 import math
 import re
 import secrets
+import sqlite3
+import threading
 import time
-from collections import OrderedDict
+from pathlib import Path
 
 from agri_cae.config import ConfigError
 
@@ -41,6 +43,7 @@ class Keys:
     def __init__(self, cfg:ApiSettings):
         self.cfg, self.stamp = cfg, None
         self.entries = self._entries()
+        self.metrics = _read(cfg.metrics_key, "AGRI_CAE_METRICS_KEY")
 
     def _entries(self):
         own, file = _read(self.cfg.keys, "AGRI_CAE_KEYS"), self.cfg.keys_file
@@ -63,37 +66,59 @@ class Keys:
     def open(self): return not self.cfg.keys and self.cfg.keys_file is None
 
     def owner(self, key:str|None)->str|None: # name of the key; None where no keys are asked for
-        """Who has this key. Raises `Problem` 401 or 403.
+        "Who has this key. Raises `Problem` 401 or 403."
+        return None if self.open else _owner(key, self._fresh())
 
-        All entries are compared, each in constant time: neither the time nor the answer says whether a key is nearly
-        right."""
-        if self.open: return None
-        digest, name, revoked = _digest(key or ""), "", None
-        for n, h, r in self._fresh():
-            if hmac.compare_digest(h, digest): name, revoked = n, r
-        if not name:
-            text = "This service wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY."
-            raise Problem(401, text, WWW_Authenticate="Bearer")
-        if revoked: raise Problem(403, "This API key was revoked.")
-        return name
+    def reader(self, key:str|None):
+        "Let in who may read the metrics: the key of its own, where there is one. Raises `Problem` 401 or 403."
+        if self.metrics: _owner(key, self.metrics)
+        else: self.owner(key)
+
+
+def _owner(key, entries):
+    """Name of a key. All entries are compared, each in constant time: neither the time nor the answer says whether a
+    key is nearly right"""
+    digest, name, revoked = _digest(key or ""), "", None
+    for n, h, r in entries:
+        if hmac.compare_digest(h, digest): name, revoked = n, r
+    if not name:
+        text = "This service wants an API key: Authorization: Bearer KEY, or X-API-Key: KEY."
+        raise Problem(401, text, WWW_Authenticate="Bearer")
+    if revoked: raise Problem(403, "This API key was revoked.")
+    return name
 
 
 class Rates:
-    "A bucket of tokens for each name: full it allows a minute's requests at once, then it fills at the rate."
+    """A bucket of tokens for each name: full it allows a minute's requests at once, then it fills at the rate.
+
+    Processes share the buckets in an SQLite file."""
     def __init__(self,
-        per_minute:float, # requests; 0: no limit
-        most:int=10_000,  # names that are remembered
+        per_minute:float,     # requests; 0: no limit
+        file:Path|None=None,  # where processes count together; None: this process alone
     ):
-        self.per_minute, self.most, self.buckets = per_minute, most, OrderedDict()
+        self.per_minute, self.full, self.lock = per_minute, max(1., per_minute), threading.Lock()
+        if not per_minute: return
+        self.db = sqlite3.connect(file or ":memory:", timeout=10, isolation_level=None, check_same_thread=False)
+        self.db.execute("PRAGMA synchronous = OFF")   # nothing need survive the service
+        self.db.execute("CREATE TABLE IF NOT EXISTS buckets (name TEXT PRIMARY KEY, tokens REAL, time REAL)")
 
     def take(self, name:str):
         "One request of a name. Raises `Problem` 429."
         if not self.per_minute: return
-        full, now = max(1., self.per_minute), time.monotonic()
-        tokens, then = self.buckets.pop(name, (full, now))
-        tokens = min(full, tokens + (now - then) * self.per_minute / 60)
-        self.buckets[name] = (tokens - 1 if tokens >= 1 else tokens, now)
-        if len(self.buckets) > self.most: self.buckets.popitem(last=False)
+        with self.lock:
+            self.db.execute("BEGIN IMMEDIATE")
+            tokens = self._take(name, time.monotonic())
+            self.db.execute("COMMIT")
         if tokens >= 1: return
         wait = math.ceil((1 - tokens) * 60 / self.per_minute)
         raise Problem(429, f"More than {self.per_minute:g} requests a minute.", Retry_After=str(wait))
+
+    def _take(self, name, now):
+        "What was in the bucket before. One that is full again is forgotten"
+        self.db.execute("DELETE FROM buckets WHERE time < ?", (now - 60 * self.full / self.per_minute,))
+        found = self.db.execute("SELECT tokens, time FROM buckets WHERE name = ?", (name,)).fetchone()
+        tokens, then = found or (self.full, now)
+        tokens = min(self.full, tokens + (now - then) * self.per_minute / 60)
+        left = tokens - 1 if tokens >= 1 else tokens
+        self.db.execute("REPLACE INTO buckets VALUES (?, ?, ?)", (name, left, now))
+        return tokens

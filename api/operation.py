@@ -9,7 +9,7 @@ from .problems import Problem, documented
 from .worker import Worker
 
 
-def router(worker:Worker, guard)->APIRouter:
+def router(worker:Worker, reader)->APIRouter:
     "Health and metrics."
     api = APIRouter(tags=["operation"])
 
@@ -25,7 +25,7 @@ def router(worker:Worker, guard)->APIRouter:
         raise Problem(503, why, Retry_After="2")
 
     @api.get("/metrics", summary="Numbers for Prometheus", response_class=PlainTextResponse,
-             responses=documented(401, 403, 429), dependencies=[Depends(guard)])
+             responses=documented(401, 403), dependencies=[Depends(reader)])
     def metrics():
         text = generate_latest(_registry()).decode() + (worker.monitor.metrics() if worker.monitor else "")
         return Response(text, media_type=CONTENT_TYPE_LATEST)

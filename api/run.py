@@ -2,46 +2,110 @@
 import logging
 import os
 import signal
+import socket
+import sys
 import tempfile
+from pathlib import Path
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from agri_cae.tracking.logs import setup_logging
+from agri_cae.config import AgriCaeError, ConfigError
+from agri_cae.io.files import write_text
+from agri_cae.modelfiles.card import read_card
+from agri_cae.serve import model_path
+from agri_cae.tracking.logs import one_line, setup_logging
 
+from .keys import Keys
 from .settings import ApiSettings
+from .watch import Monitor
 
 log = logging.getLogger("agri_cae.api")
+REASON = "AGRI_CAE_STARTUP_ERROR"   # environment variable: file in which a process says why it cannot start
+
+
+def load():
+    "The application with its models loaded."
+    from .app import create_app
+    app = create_app()
+    app.state.worker.warm()
+    return app
 
 
 def application():
-    "What each process runs."
+    "What each process runs. What is wrong it leaves to the one that watches, which then starts no other."
     setup_logging()
-    from .app import create_app
-    return create_app()
+    try: return load()
+    except AgriCaeError as e:
+        write_text(os.environ[REASON], one_line(e))
+        sys.exit(STARTUP_FAILURE)
 
 
 def run_service(
     host:str="127.0.0.1", # address to listen at
-    port:int=8080,        # port
+    port:int=8080,        # port; 0: any that is free
     workers:int=1,        # processes, each with models of its own; 0: this one, which nobody watches
 ):
-    """Serve until SIGTERM or SIGINT; requests inside get the time of the settings to end.
+    """Serve until SIGTERM or SIGINT; requests inside get the time of the settings to end. At SIGHUP the processes are
+    replaced one by one, with models and settings as they are then.
 
-    Raises `ConfigError` for wrong settings."""
-    s = ApiSettings()
-    if not (s.keys or s.keys_file): _warn_if_open(host)
-    cfg = uvicorn.Config(
-        f"{__package__}.run:application", factory=True, host=host, port=port, workers=max(1, workers),
-        log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=round(s.grace),
-        timeout_keep_alive=30, lifespan="on")
-    signal.signal(signal.SIGTERM, lambda *_: None)   # uvicorn raises it again when all is done: the exit code is 0
+    Raises `ConfigError`, `ModelError` and `OutputError` for what is wrong, before any process is started."""
+    settings = ApiSettings()
+    check_settings(settings)
+    listener = _listen(host, port)
+    if Keys(settings).open: _warn_if_open(host)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    log.info("open http://%s:%d", shown, listener.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="agri_cae-") as shared:
+        os.environ[REASON] = str(Path(shared) / "reason")
+        if workers > 1:
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
+            os.environ.setdefault("AGRI_CAE_RATES_FILE", str(Path(shared) / "rates.db"))
+        _run(settings, workers, listener)
+
+
+def check_settings(settings:ApiSettings):
+    "Build what each process will hold, but for the engines of the models. Raises what is wrong with it."
+    Keys(settings)
+    for model in settings.named.values(): read_card(model_path(model, settings.serve.engine))
+    if settings.monitor: Monitor(settings.named.values()).log.close()
+
+
+def _listen(host, port):
+    "A socket at that address"
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try: listener.bind((host, port))
+    except (OSError, OverflowError) as e:
+        listener.close()
+        raise ConfigError(f"--host {host} --port {port}", f"cannot be listened at ({getattr(e, 'strerror', e)})",
+                          "Choose another one, or end what listens there") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _run(settings, workers, listener):
+    common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",
+                  timeout_graceful_shutdown=round(settings.seconds_to_end))
     if not workers:
-        uvicorn.Server(cfg).run()
+        app = load()
+        _end_well()
+        uvicorn.Server(uvicorn.Config(app, **common)).run([listener])
         return
-    with tempfile.TemporaryDirectory(prefix="agri_cae-") as d:
-        if workers > 1: os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", d)
-        Multiprocess(cfg, [cfg.bind_socket()]).run()
+    _end_well()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)   # it would say so, too, but not why
+    cfg = uvicorn.Config(f"{__package__}.run:application", factory=True, workers=workers, **common)
+    parent = Multiprocess(cfg, [listener])
+    parent.run()
+    if os.path.exists(os.environ[REASON]):
+        log.error(Path(os.environ[REASON]).read_text("utf-8"))
+        sys.exit(2)
+
+
+def _end_well():
+    "uvicorn raises SIGTERM again when all is done: the exit code is 0 all the same"
+    signal.signal(signal.SIGTERM, lambda *_: None)
 
 
 def _warn_if_open(host):

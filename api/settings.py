@@ -26,19 +26,29 @@ class ApiSettings(Settings):
     at_once: int = Field(0, ge=0, description=
         "pictures that are read, denoised and written at the same time; 0: two more than there are cores")
     deadline: float = Field(60, gt=0, description="seconds after which a request is answered with 504")
-    grace: float = Field(8, ge=1, description="seconds that requests get to end after SIGTERM")
+    grace: float = Field(0, ge=0, description=
+        "seconds that requests get to end after SIGTERM; 0: the deadline, so that all that was accepted is answered")
     keys: str = Field("", description=
         "API keys that are let in: NAME:SHA256, or NAME:SHA256:revoked, separated by commas; none here and no file: "
         "everybody is let in")
     keys_file: Path | None = Field(None, description=
         "a file of such entries, one a line; read again whenever it changes")
+    metrics_key: str = Field("", description=
+        "an entry NAME:SHA256 whose key may read /metrics, and does nothing else; empty: all keys may")
     rate: float = Field(0, ge=0, description=
-        "requests a minute that each key may make (without keys, each address); 0: no limit")
+        "requests a minute that each key may make (without keys, each address), of all processes together; 0: no limit")
+    rates_file: Path | None = Field(None, description=
+        "where processes count together; by default a file that `agri-cae serve` makes for its processes")
     monitor: bool = Field(True, description=
         "keep the numbers of each prediction, never the picture, examine them each minute, and show them at /monitor; "
         "how: AGRI_CAE_MONITOR_*")
     cors: tuple[str, ...] = Field((), description=
         'web sites whose pages may call the service, as JSON: ["https://farm.example"]')
+
+    @property
+    def seconds_to_end(self)->float: # after SIGTERM
+        "The grace, or the deadline."
+        return self.grace or self.deadline
 
     @property
     def named(self)->dict: # name in requests -> what `Denoiser.load` takes; the default comes first

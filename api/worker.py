@@ -25,7 +25,7 @@ class Worker:
     def __init__(self, cfg:ApiSettings):
         self.cfg, self.models = cfg, {}
         self.monitor = Monitor(cfg.named.values()) if cfg.monitor else None
-        self.gate, self.keys, self.rates = Gate(cfg), Keys(cfg), Rates(cfg.rate)
+        self.gate, self.keys, self.rates = Gate(cfg), Keys(cfg), Rates(cfg.rate, cfg.rates_file)
 
     def warm(self):
         """Load all models, and let each denoise a little picture: the first request waits for nothing.

@@ -18,8 +18,9 @@ from agri_cae.cli.common import (
     QuietOption,
     RangeOption,
     json_option,
-    one_line,
+    log_line,
     progress_bar,
+    serve_config,
     set_quiet,
     usage_error,
 )
@@ -30,20 +31,22 @@ log = logging.getLogger(__name__)
 def print_record(
     record:dict,  # see `agri_cae.flights.folder.make_record`
     as_json:bool, # the record as one JSON object, instead of the path of its target
+    quiet:bool=False, # no paths
 ):
     "Show what became of one file."
     from tqdm import tqdm
     status, target = record["status"], record["target"]
     with tqdm.external_write_mode():
-        if status == "failed": log.error(one_line(record["error"]))
-        elif status == "skipped": log.info("skipped %s", one_line(record["error"]))
+        if status == "failed": log_line(record["error"])
+        elif status == "skipped": log_line(record["error"], "INFO", "skipped ")
         if as_json: typer.echo(json.dumps(record))
-        elif status in ("done", "planned") and target != "-": typer.echo(target)
+        elif status in ("done", "planned") and target != "-" and not quiet: typer.echo(target)
 
 # %% ../../nbs/cli/01_denoising.ipynb #9044cb7d
-_Source = Annotated[str, typer.Argument(metavar="IN", help="File, folder, or - for standard input.")]
-_Target = Annotated[str | None, typer.Argument(
-    metavar="OUT", help="File, folder, or - for standard output. By default NAME_denoised beside the input.")]
+_Paths = Annotated[list[str], typer.Argument(
+    metavar="IN... [OUT]", help="File, folder, wildcard, or - for standard input; then a file, a folder, or - for "
+                                "standard output. Several inputs want a folder. By default NAME_denoised beside the "
+                                "input.")]
 _Overwrite = Annotated[bool, typer.Option(
     "--overwrite", help="Replace outputs that exist; otherwise they are skipped.")]
 _InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the inputs.")]
@@ -77,8 +80,7 @@ def make_loader(
     server:str|None=None, # address of a service; None: this machine
 ):                        # function that gives a `Denoiser` or `Remote`
     "Check the options now; load the model when the first file needs it. Raises `ConfigError`."
-    from agri_cae.config import ServeConfig
-    fields = ServeConfig(**options).model_dump()
+    fields = serve_config(**options).model_dump()
     if server: return _remote_loader(server, options)
     def load():
         from agri_cae.serve import Denoiser
@@ -104,18 +106,18 @@ def _check_streams(jobs, as_json):
     if any(j.source == "-" for j in jobs) and sys.stdin.isatty():
         raise usage_error("-", "standard input is a terminal", "Redirect a file or a pipe into it")
 
-def _check_one(source, job, overwrite):
+def _check_one(job, overwrite):
     "In a folder a target that exists is skipped; for one file it is an error"
     from agri_cae.config import OutputError
     from agri_cae.flights.folder import target_exists
-    if not os.path.isdir(source) and target_exists(job, overwrite):
+    if target_exists(job, overwrite):
         raise OutputError(job.target, "exists already", "Use --overwrite to replace it, or name another output")
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
 def _show_plan(todo, overwrite, as_json):
     "Print what would be written; gives the exit code"
     from agri_cae.flights.folder import make_record, target_exists
-    for e in todo.errors: log.error(one_line(e))
+    for e in todo.errors: log_line(e)
     for job in todo.jobs:
         if target_exists(job, overwrite):
             record = make_record(job, "skipped", f"{job.target}: exists already.")
@@ -123,21 +125,56 @@ def _show_plan(todo, overwrite, as_json):
         print_record(record, as_json)
     return 1 if todo.errors else 0
 
+# %% ../../nbs/cli/01_denoising.ipynb #01954bbb
+class _Bar:
+    "On a terminal: files, megapixels, time left and the file that is worked on; of a single file its tiles"
+    def __init__(self, jobs, quiet):
+        self.names = [os.path.basename(str(j.source)) for j in jobs]
+        self.count, self.megapixels = 0, 0.
+        self.many = len(jobs) > 1
+        self.bar = progress_bar(len(jobs), "file" if self.many else "tile", quiet)
+
+    def __enter__(self):
+        self._show()
+        return self
+
+    def __exit__(self, *_): self.bar.close()
+
+    def _show(self):
+        if not self.many or self.count >= len(self.names): return
+        self.bar.set_postfix_str(f"{self.megapixels:.0f} MP, {self.names[self.count]}")
+
+    def tile(self, _, total):
+        if self.many: return
+        self.bar.total = total
+        self.bar.update(1)
+
+    def file(self, record):
+        if not self.many: return
+        self.count += 1
+        if record["status"] == "done" and not self.bar.disable:
+            from agri_cae.io.images import inspect_image
+            facts = inspect_image(record["source"])
+            self.megapixels += facts.width * facts.height / 1e6
+        self._show()
+        self.bar.update(1)
+
 # %% ../../nbs/cli/01_denoising.ipynb #3913db9c
-def _run_plan(todo, load, overwrite, force, as_json, quiet):
-    "Denoise and print; gives the exit code. The bar counts files, or the tiles of one file"
+def _run_plan(todo, load, overwrite, force, as_json, quiet, several):
+    "Denoise and print; gives the exit code"
     from agri_cae.flights.folder import FolderResult, denoise_jobs
-    for e in todo.errors: log.error(one_line(e))
-    done, many = FolderResult([], todo.errors, todo.others), len(todo.jobs) > 1
-    with progress_bar(len(todo.jobs), "file" if many else "tile", quiet) as bar:
-        def tiles(_, total):
-            if many: return
-            bar.total = total
-            bar.update(1)
-        for record in denoise_jobs(todo.jobs, load, overwrite, force, measure=as_json, progress=tiles):
-            if many: bar.update(1)
-            done.records.append(record)
-            print_record(record, as_json)
+    for e in todo.errors: log_line(e)
+    done = FolderResult([], todo.errors, todo.others)
+    with _Bar(todo.jobs, quiet) as bar:
+        try:
+            for record in denoise_jobs(todo.jobs, load, overwrite, force, as_json, bar.tile, several):
+                done.records.append(record)
+                bar.file(record)
+                print_record(record, as_json, quiet)
+        except KeyboardInterrupt:
+            log.warning("stopped: %d of %d files are denoised. The same command goes on with the others",
+                        done.count("done") + done.count("skipped"), len(todo.jobs))
+            return 130
     _sum_up(done)
     return 1 if done.count("failed") or todo.errors else 0
 
@@ -149,8 +186,7 @@ def _sum_up(done):
 
 # %% ../../nbs/cli/01_denoising.ipynb #0c4ba627
 def denoise_command(
-    source: _Source,                # file, folder or -
-    target: _Target = None,         # file, folder or -
+    paths: _Paths,                  # inputs and, behind them, the output
     model: _Model = None,           # name, path or URI
     strength: _Strength = None,     # 0 to 1, or auto
     overwrite: _Overwrite = False,  # replace outputs
@@ -168,26 +204,32 @@ def denoise_command(
     server: _Server = None,         # address of a service
 ):
     "Denoise a file, a folder tree, or standard input."
-    from agri_cae.flights.jobs import plan
     set_quiet(quiet)
     given = dict(model=model, strength=strength, value_range=value_range, ensemble=ensemble, tile=tile,
                  engine=engine, precision=precision, threads=threads)
     options = {k: v for k, v in given.items() if v is not None}
     load = make_loader(options, server)
-    todo = plan(source, target, in_place)
+    todo, one = _plan(paths, in_place)
     _check_streams(todo.jobs, as_json)
-    _check_one(source, todo.jobs[0], overwrite)
+    if one: _check_one(todo.jobs[0], overwrite)
     if not dry_run:
-        raise typer.Exit(_run_plan(todo, load, overwrite, force, as_json, quiet))
+        raise typer.Exit(_run_plan(todo, load, overwrite, force, as_json, quiet, not one))
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, as_json))
+
+def _plan(paths, in_place):
+    "What is to be done, and whether it is for one file that was named"
+    from agri_cae.flights.jobs import plan, plan_several
+    *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
+    if len(sources) > 1: return plan_several(sources, target, in_place), False
+    todo = plan(sources[0], target, in_place)
+    return todo, [str(j.source) for j in todo.jobs] == sources
 
 # %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _check_model(options):
     "A dry run finds a wrong name of a model, too"
-    from agri_cae.config import ServeConfig
     from agri_cae.serve import model_path
-    cfg = ServeConfig(**options)
+    cfg = serve_config(**options)
     model_path(cfg.model, cfg.engine)
 
 # %% ../../nbs/cli/01_denoising.ipynb #8e870576
@@ -200,11 +242,12 @@ def estimate_command(
     quiet: QuietOption = False,      # errors only
 ):
     "Estimate how noisy pictures are: sigma, and gain and read noise of a sensor."
-    from agri_cae.config import ServeConfig
+    from agri_cae.config import ImageError
     from agri_cae.io.images import find_images
     set_quiet(quiet)
-    value_range = ServeConfig(value_range=value_range).value_range
+    value_range = serve_config(value_range=value_range).value_range
     files = find_images(source) if os.path.isdir(source) else [source]
+    if not files: raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     with progress_bar(len(files), "file", quiet) as bar:
         failed = sum(not _estimate_one(f, value_range, as_json, bar) for f in files)
     raise typer.Exit(1 if failed else 0)
@@ -218,7 +261,7 @@ def _estimate_one(path, value_range, as_json, bar):
     bar.update(1)
     try: e = estimate_sensor(read_image(path).data, value_range)
     except ImageError as e:
-        log.error(one_line(ImageError(path, e.what, e.do)))
+        log_line(ImageError(path, e.what, e.do))
         return False
     found = dict(sigma=e.sigma, gain=e.gain, read=e.read)
     text = f"{path}  " + "  ".join(f"{k} {v:.3g}" for k, v in found.items())

@@ -16,12 +16,19 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .common import QuietOption, extra, one_line, set_quiet
+from .common import QuietOption, extra, set_quiet
 from .denoising import denoise_command, estimate_command
 from .models import compare_command, models_app, retrain_command, ui_command
 from .monitor import monitor_app
 from .serving import key_command, serve_command
-from .training import data_app, evaluate_command, reproduce_command, sweep_command, train_command
+from agri_cae.cli.training import (
+    WithSettings,
+    data_app,
+    evaluate_command,
+    reproduce_command,
+    sweep_command,
+    train_command,
+)
 
 # %% ../../nbs/cli/09_main.ipynb #0ab39030
 # before NumPy is imported: threads that wait for each other made the noise estimate several times slower
@@ -71,7 +78,8 @@ COMMANDS = dict(
     ui=ui_command, serve=serve_command, key=key_command, demo=demo_command)
 GROUPS = dict(data=data_app, models=models_app, monitor=monitor_app)
 
-for _name, _command in COMMANDS.items(): app.command(_name)(_command)
+for _name, _command in COMMANDS.items():
+    app.command(_name, cls=WithSettings if _name == "train" else None)(_command)
 for _name, _group in GROUPS.items(): app.add_typer(_group, name=_name)
 
 # %% ../../nbs/cli/09_main.ipynb #036d8fed
@@ -80,6 +88,7 @@ def report_error(
 )->int:          # the exit code
     "Print one line about an error. Other exceptions are raised again: they are mistakes in this package."
     from agri_cae.config import AgriCaeError, ConfigError, ModelError
+    from agri_cae.tracking.logs import one_line
     if isinstance(e, AgriCaeError):
         text, code = one_line(e), 2 if isinstance(e, ConfigError | ModelError) else 1
     elif isinstance(e, OSError):

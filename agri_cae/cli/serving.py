@@ -20,7 +20,9 @@ _Port = Annotated[int, typer.Option(envvar=["AIP_HTTP_PORT", "PORT"], min=0, max
 _Model = Annotated[str | None, typer.Option(
     help="Model that answers when a request names none: shipped model, path of an .onnx or .keras file, or MLflow "
          "URI.")]
-_Workers = Annotated[int, typer.Option(min=0, help="Processes, started anew when they die; 0: this one alone.")]
+_Workers = Annotated[int, typer.Option(
+    envvar=["AGRI_CAE_WORKERS", "WEB_CONCURRENCY"], min=0, help="Processes, started anew when they die; 0: this one "
+                                                                "alone.")]
 
 def serve_command(
     host: _Host = "127.0.0.1", # address

@@ -10,6 +10,7 @@ from ..config import TrainConfig
 from ..data import Crops
 from .callbacks import Budget, Progress
 from .checkpoint import State, finished
+from .pictures import with_bands
 from .step import denoising_model
 from .validation import Validate, validation_sets
 from ..io.brief import brief_repr
@@ -75,7 +76,9 @@ def fit(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     keep_memory()
-    model = denoising_model(cfg, paired=isinstance(train_arrays[0], tuple))
+    first = train_arrays[0]
+    cfg = with_bands(cfg, (first[1] if isinstance(first, tuple) else first).shape[2])
+    model = denoising_model(cfg, paired=isinstance(first, tuple))
     state, checkpoint, best = State(), folder / "checkpoint.npz", folder / "best.weights.h5"
     if checkpoint.exists(): state.peek(checkpoint)
     validate = Validate(cfg, validation_sets(val_arrays, cfg.noise, out_arrays), state, best)

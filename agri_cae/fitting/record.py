@@ -74,7 +74,7 @@ def make_card(
     "The card of a run's best weights. Its version counts the runs behind them."
     run, earlier = run_record(cfg, state, data, commit), earlier_records(cfg, state)
     return Card(name=cfg.name or cfg.model.preset, version=str(len(earlier) + 1), preset=cfg.model.preset,
-                channels=cfg.model.channels, receptive_field=receptive_field(cfg.model), train=run["config"], data=data,
+                channels=cfg.model.bands, receptive_field=receptive_field(cfg.model), train=run["config"], data=data,
                 metrics=run["metrics"], history=[*earlier, run], versions=versions(), git_commit=commit,
                 created=run["created"])
 

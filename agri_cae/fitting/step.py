@@ -180,6 +180,6 @@ def denoising_model(
     keras.utils.set_random_seed(cfg.seed)
     model = _assembled(cfg, paired)
     _compile(model, cfg)
-    model(np.zeros((1, cfg.data.patch, cfg.data.patch, cfg.model.channels), "uint8"))
+    model(np.zeros((1, cfg.data.patch, cfg.data.patch, cfg.model.bands), "uint8"))
     model.optimizer.build(model.trainable_variables)
     return model

@@ -52,6 +52,7 @@ def denoise_job(
     force:bool=False,     # also denoise what was denoised before
     progress=None,        # called as progress(tiles done, tiles in all)
     measure:bool=False,   # estimate the noise of the source, too
+    several:bool=False,   # it is one of several: one that was denoised before is skipped
 )->dict:                  # as `make_record`
     "Denoise one file. The record names any error."
     in_place = job.source == job.target != "-"
@@ -59,7 +60,7 @@ def denoise_job(
     start = time.perf_counter()
     try: done = run(*_ends(job), overwrite or in_place, force, progress, measure)
     except DenoisedBefore as e:
-        return make_record(job, "skipped" if in_place else "failed", str(e))
+        return make_record(job, "skipped" if in_place or several else "failed", str(e))
     except BrokenPipeError: raise
     except Exception as e: return make_record(job, "failed", _explain(job, e))
     return make_record(job, "done", **done, seconds=round(time.perf_counter() - start, 3))
@@ -81,6 +82,7 @@ def denoise_jobs(
     force:bool=False,     # also denoise what was denoised before
     measure:bool=False,   # estimate the noise of the sources, too
     progress=None,        # called as progress(tiles done, tiles in all) of each file
+    several:bool=False,   # they are of a folder: those that were denoised before are skipped
 )->Iterator[dict]:        # a record as soon as its file is done
     "Denoise one file after another."
     denoiser = None
@@ -89,7 +91,7 @@ def denoise_jobs(
             yield make_record(job, "skipped", f"{job.target}: exists already. Use --overwrite to replace it.")
             continue
         denoiser = denoiser or load()
-        yield denoise_job(denoiser, job, overwrite, force, progress, measure)
+        yield denoise_job(denoiser, job, overwrite, force, progress, measure, several or len(jobs) > 1)
 
 # %% ../../nbs/flights/01_folder.ipynb #d067f272
 class FolderResult(NamedTuple):
@@ -119,4 +121,5 @@ def denoise_folder(
     Raises `ConfigError` or `ImageError` when there is nothing to do, or an input would be lost."""
     todo = plan(str(source), None if target is None else str(target), in_place)
     def load(): return denoiser or Denoiser.load()
-    return FolderResult([*denoise_jobs(todo.jobs, load, overwrite, force, measure)], todo.errors, todo.others)
+    records = denoise_jobs(todo.jobs, load, overwrite, force, measure, several=Path(source).is_dir())
+    return FolderResult([*records], todo.errors, todo.others)

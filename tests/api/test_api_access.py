@@ -84,14 +84,33 @@ def test_rate_of_each_key(box):
 def test_bucket_fills_again(monkeypatch):
     now = [0.]
     monkeypatch.setattr(api_keys.time, "monotonic", lambda: now[0])
-    r = api_keys.Rates(60, most=2)
+    r = api_keys.Rates(60)
     [r.take("a") for _ in range(60)]
     with pytest.raises(Problem): r.take("a")
     now[0] = 1.
     r.take("a")
+    now[0] = 62.
     r.take("b")
-    r.take("c")
-    assert list(r.buckets) == ["b", "c"]
+    assert [name for name, in r.db.execute("SELECT name FROM buckets")] == ["b"]  # a full one is as good as none
+
+
+def test_processes_share_the_buckets(tmp_path):
+    one, two = (api_keys.Rates(3, tmp_path / "rates.db") for _ in range(2))
+    for r in (one, two, one): r.take("a")
+    for r in (one, two):
+        with pytest.raises(Problem): r.take("a")
+        r.take("b")
+
+
+def test_a_key_of_its_own_for_the_metrics(box):
+    (user, entry), (prometheus, own) = new_key("user"), new_key("prometheus")
+    def ask(c, path, key): return c.get(path, headers={"X-API-Key": key}).status_code
+    with service(box, keys=entry, metrics_key=own) as c:
+        assert [ask(c, "/metrics", k) for k in (prometheus, user, "")] == [200, 401, 401]
+        assert [ask(c, "/v1/models", k) for k in (prometheus, user)] == [401, 200]
+    with service(box, keys=entry) as c: assert ask(c, "/metrics", user) == 200
+    with service(box, metrics_key=own) as c: assert [ask(c, p, "") for p in ("/metrics", "/v1/models")] == [401, 200]
+    with pytest.raises(ConfigError, match="AGRI_CAE_METRICS_KEY"): api_keys.Keys(ApiSettings(metrics_key="abc"))
 
 
 # queue, deadline, and clients that leave

@@ -169,7 +169,7 @@ def test_the_decay_of_a_run_by_command(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | dict(epochs=2, schedule="constant")))
 
     def agri_cae(*args):
-        command = ["agri-cae", "train", "--no-track", "-q", *args]
+        command = ["agri-cae", "train", "--no-track", *args]
         return subprocess.run(command, capture_output=True, text=True)
 
     nothing = agri_cae("--decay", "1e-5")
