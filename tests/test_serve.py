@@ -294,3 +294,19 @@ def test_mlflow_uri(tmp_path, monkeypatch):
             Denoiser.load(f"runs:/{run.info.run_id}/model", engine="keras")
     finally:
         mlflow.set_tracking_uri(before)
+
+
+def test_a_path_is_no_picture_and_no_model():
+    fast = Denoiser.load("fast")
+    for path in ("leaf.jpg", Path("leaf.jpg")):
+        with pytest.raises(ImageError, match=r"leaf.jpg: is no array of pixels. Read it first"): fast(path)
+    with pytest.raises(ModelError, match=r"leaf.jpg: is not loaded. Load a model"): Denoiser("leaf.jpg")
+
+
+def test_an_error_in_a_notebook_is_three_lines():
+    from IPython.core.interactiveshell import InteractiveShell
+    shell = InteractiveShell.instance()
+    shown = []
+    shell._showtraceback = lambda kind, error, lines: shown.append(lines)
+    shell.run_cell("from agri_cae.serve import Denoiser\nDenoiser.load('fats')")
+    assert len(shown[0]) == 3 and shown[0][0] == "ModelError: fats" and "shipped name" in shown[0][2]

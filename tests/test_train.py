@@ -204,6 +204,21 @@ def test_a_model_that_makes_pictures_worse_is_not_called_good(tmp_path, caplog):
     assert "make pictures worse" in caplog.text
 
 
+def test_a_model_has_the_bands_of_its_pictures(tmp_path):
+    for i in range(4):
+        x = np.random.default_rng(i).integers(40, 200, (12, 12), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), cv2.resize(x, (96, 96)))
+    grey = tiny(epochs=1, folder=str(tmp_path))
+    assert grey.model.channels is None
+    done = quick(grey, tmp_path / "run")
+    assert done.card.channels == done.card.train["channels"] == 1
+    assert Denoiser.load(done.weights)(np.full((40, 40), 99, np.uint8)).shape == (40, 40)
+    assert quick(grey, tmp_path / "run").score == done.score  # it is the same run
+    with pytest.raises(ConfigError, match=r"channels: is 3, but the pictures have 1\. Leave it out"):
+        quick(tiny(epochs=1, folder=str(tmp_path), channels=3), tmp_path / "other")
+    assert not [p for p in (tmp_path / "other").iterdir() if p.name[0] != "."]
+
+
 def test_ten_epochs_are_no_budget_where_another_ends_the_run():
     assert finished(tiny(epochs=None), at(epoch=10)) and not finished(tiny(epochs=None), at(epoch=9))
     for budget in (dict(minutes=2), dict(gigapixels=1e-6)):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from served import served
 from tiny_model import box_model
@@ -120,5 +123,20 @@ def test_weights_that_no_engine_can_run(tmp_path, workers):
 def test_it_says_where_to_look_and_takes_its_workers_from_the_environment(tmp_path):
     with served(tmp_path, WEB_CONCURRENCY="2") as s:
         assert f"open http://127.0.0.1:{s.port}" in s.log.read_text()
-        assert s.log.read_text().count(" ready") == 2
+        end = time.monotonic() + 60  # one may be ready before the other
+        while s.log.read_text().count(" ready") < 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
         assert s.stop() == 0
+
+
+def test_sighup_replaces_the_workers_without_a_gap(tmp_path):
+    with served(tmp_path) as s:
+        before, statuses = s.worker.pid, []
+        s.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 60
+        while s.worker.pid == before or not psutil.pid_exists(s.worker.pid):
+            statuses.append(s.ask("GET", "/readyz")[0])
+            assert time.monotonic() < end
+        statuses.append(s.ask("GET", "/readyz")[0])
+        assert set(statuses) == {200} and s.stop() == 0
