@@ -194,6 +194,8 @@ def models_diff(
 # %% ../../nbs/cli/03_models.ipynb #02bd4e97
 _Data = Annotated[str, typer.Option(help="Folder of the test pictures. By default the samples in the package.")]
 _Gain = Annotated[float, typer.Option(help="Least gain over the champion, dB.")]
+_Anyway = Annotated[bool, typer.Option("--anyway", help="Promote it, whatever the gate says or has said.")]
+_Why = Annotated[str, typer.Option("--reason", help="Why it is promoted anyway; kept as a tag.")]
 _Reason = Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")]
 
 @models_app.command("promote")
@@ -201,14 +203,19 @@ def models_promote(
     version: _Version = "challenger", # number or alias
     data: _Data = "",                 # folder
     margin: _Gain = .05,              # dB
+    anyway: _Anyway = False,          # whatever the gate says
+    reason: _Why = "",                # of that
     quiet: QuietOption = False,       # errors only
 ):
-    "Make a version the champion if it is better. Exit code 1 when it is not."
+    """Make a version the champion if it is better. Exit code 1 when it is not, or was refused before. Where there is
+    no champion yet, the shipped fast is the one to beat."""
     from agri_cae.config import EvalConfig
     set_quiet(quiet)
+    if anyway != bool(reason.strip()):
+        raise usage_error("--anyway", "and --reason belong together", 'Write: --anyway --reason "why"')
     with extra("train"):
         from agri_cae.lifecycle.gate import promote
-    result = promote(version, EvalConfig(folder=data), progress=not quiet, margin=margin)
+    result = promote(version, EvalConfig(folder=data), not quiet, reason, margin=margin)
     typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
     raise typer.Exit(0 if result.promote else 1)
 

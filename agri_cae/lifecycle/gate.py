@@ -79,17 +79,24 @@ def promote(
     name:str="challenger",      # number or alias
     cfg:EvalConfig|None=None,   # the test pictures; by default those of the package
     progress:bool=True,         # a bar on a terminal
+    anyway:str="",              # a reason to promote it without a look at what it can do
     **limits,                   # margin and tolerance of `judge`, dB
 )->GateResult:
-    """Make a version champion if it passes the gate. The first one has nobody to beat. The reason is kept
-    as a tag either way. Raises `ModelError` for a version that is not there, or is champion already."""
-    version, before = str(get_version(name).version), aliases().get("champion")
+    """Make a version champion if it passes the gate. Where there is no champion yet, the shipped `fast` is the one to
+    beat. The reason is kept as a tag either way, and a version that was refused stays refused, but for `anyway`.
+
+    Raises `ModelError` for a version that is not there, or is champion already."""
+    found, before = get_version(name), aliases().get("champion")
+    version, refused = str(found.version), found.tags.get("refused")
     if version == before:
         raise ModelError(f"{MODEL} {version}", "is the champion already", "Name another version")
-    result = GateResult(True, "the first champion")
-    if before is not None:
-        models = [Denoiser.load(f"models:/{MODEL}/{number}") for number in (before, version)]
-        result = judge(measure_gain(*models, cfg or EvalConfig(), progress=progress), **limits)
+    if anyway:
+        crown(version, anyway, overruled=refused or "it was not judged")
+        return GateResult(True, f"anyway: {anyway}")
+    if refused:
+        return GateResult(False, f"was refused already: {refused}. To promote it anyway, give a reason")
+    rivals = f"models:/{MODEL}/{before}" if before else "fast", f"models:/{MODEL}/{version}"
+    result = judge(measure_gain(*map(Denoiser.load, rivals), cfg or EvalConfig(), progress=progress), **limits)
     note = crown if result.promote else refuse
     note(version, result.reason)
     return result

@@ -108,11 +108,13 @@ def refuse(
 def crown(
     version:str, # number
     reason:str,  # kept as a tag
+    **tags,      # further ones
 ):
     "Make a version champion, whatever it can do. The one before is kept as a tag, for `rollback`."
     client, held = open_store()[0].MlflowClient(), aliases()
     before = held.get("champion", version)
-    _tag(version, promoted=reason, promoted_at=_now(), **({"replaced": before} if before != version else {}))
+    if before != version: tags["replaced"] = before
+    _tag(version, promoted=reason, promoted_at=_now(), **tags)
     client.set_registered_model_alias(MODEL, "champion", version)
     if held.get("challenger") == version:
         client.delete_registered_model_alias(MODEL, "challenger")
