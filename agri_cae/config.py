@@ -68,8 +68,8 @@ def _message(err):
     own = err["type"] == "value_error"   # raised by a validator of this package
     message = str(err["ctx"]["error"]) if own else err["msg"][:1].lower() + err["msg"][1:]
     told = repr(err["input"])
-    if err["type"] == "missing" or isinstance(err["input"], dict) or told in message: return message
-    return f"{message}, got {told}"
+    plain = err["type"] == "missing" or isinstance(err["input"], dict) or told in message
+    return message if plain else f"{message}, got {told}"
 
 # %% ../nbs/00_config.ipynb #f5858ee3
 def _not_yaml(e): return f"is not YAML ({str(e).splitlines()[0]})"

@@ -83,7 +83,8 @@ class LoadedModel:
         card:Card=None,            # the model's card
         cfg:ServeConfig|None=None, # how it runs; None: the defaults
     ):
-        if card is None: raise ModelError(engine, "is not loaded", "Load a model: Denoiser.load(name)")
+        if card is None:
+            raise ModelError(engine, "is not loaded", "Load a model: Denoiser.load(name)")
         self.engine, self.card, self.cfg = engine, card, cfg or ServeConfig()
         need = card.receptive_field // 2
         self.overlap = max(self.cfg.overlap, need + -need % card.step)

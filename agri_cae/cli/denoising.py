@@ -40,7 +40,8 @@ def print_record(
         if status == "failed": log_line(record["error"])
         elif status == "skipped": log_line(record["error"], "INFO", "skipped ")
         if as_json: typer.echo(json.dumps(record))
-        elif status in ("done", "planned") and target != "-" and not quiet: typer.echo(target)
+        elif status in ("done", "planned") and target != "-" and not quiet:
+            typer.echo(target)
 
 # %% ../../nbs/cli/01_denoising.ipynb #9044cb7d
 _Paths = Annotated[list[str], typer.Argument(
@@ -249,7 +250,8 @@ def estimate_command(
     set_quiet(quiet)
     value_range = serve_config(value_range=value_range).value_range
     files = find_images(source) if os.path.isdir(source) else [source]
-    if not files: raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
+    if not files:
+        raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     with progress_bar(len(files), "file", quiet) as bar:
         failed = sum(not _estimate_one(f, value_range, as_json, bar) for f in files)
     raise typer.Exit(1 if failed else 0)

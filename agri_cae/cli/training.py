@@ -95,7 +95,8 @@ class WithSettings(TyperCommand):
         formatter, # of its help
     ):
         "Write the settings."
-        with formatter.section("Settings, for --set and the YAML file"): formatter.write_dl(setting_rows())
+        with formatter.section("Settings, for --set and the YAML file"):
+            formatter.write_dl(setting_rows())
 
 # %% ../../nbs/cli/02_training.ipynb #6b8e9370
 def train_command(
