@@ -11,7 +11,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from agri_cae.config import AgriCaeError, ConfigError
+from agri_cae.config import AgriCaeError, ConfigError, home
 from agri_cae.io.files import write_text
 from agri_cae.modelfiles.card import read_card
 from agri_cae.serve import model_path
@@ -57,12 +57,10 @@ def run_service(
     if Keys(settings).open: _warn_if_open(host)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     log.info("open http://%s:%d", shown, listener.getsockname()[1])
-    with tempfile.TemporaryDirectory(prefix="agri_cae-") as shared:
-        os.environ[REASON] = str(Path(shared) / "reason")
-        if workers > 1:
-            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
-            os.environ.setdefault("AGRI_CAE_RATES_FILE", str(Path(shared) / "rates.db"))
-        _run(settings, workers, listener)
+    common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",
+                  timeout_graceful_shutdown=round(settings.seconds_to_end))
+    if workers: _watch(workers, listener, common)
+    else: _run(listener, common)
 
 
 def check_settings(settings:ApiSettings):
@@ -85,21 +83,27 @@ def _listen(host, port):
     return listener
 
 
-def _run(settings, workers, listener):
-    common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",
-                  timeout_graceful_shutdown=round(settings.seconds_to_end))
-    if not workers:
-        app = load()
-        _end_well()
-        uvicorn.Server(uvicorn.Config(app, **common)).run([listener])
-        return
+def _run(listener, common):
+    "This process serves"
+    app = load()
     _end_well()
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)   # it would say so, too, but not why
+    uvicorn.Server(uvicorn.Config(app, **common)).run([listener])
+
+
+def _watch(workers, listener, common):
+    "Other processes serve, and share a folder"
+    _end_well()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)   # it would say that one fails, but not why
     cfg = uvicorn.Config(f"{__package__}.run:application", factory=True, workers=workers, **common)
-    parent = Multiprocess(cfg, [listener])
-    parent.run()
-    if os.path.exists(os.environ[REASON]):
-        log.error(Path(os.environ[REASON]).read_text("utf-8"))
+    with tempfile.TemporaryDirectory(prefix="serve-", dir=home()) as folder:
+        shared = Path(folder)
+        os.environ[REASON] = str(shared / "reason")
+        if workers > 1:
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
+            os.environ.setdefault("AGRI_CAE_RATES_FILE", str(shared / "rates.db"))
+        Multiprocess(cfg, [listener]).run()
+        if not (shared / "reason").exists(): return
+        log.error((shared / "reason").read_text("utf-8"))
         sys.exit(2)
 
 

@@ -7,6 +7,14 @@ from filelock import FileLock
 
 from agri_cae.tracking import store
 
+# a file is run by one worker: those that take minutes begin first, so that no worker waits for the other at the end
+LONG = ("test_server.py", "test_sweep.py", "test_shift.py", "test_trainer.py", "test_train.py", "test_retrain.py",
+        "test_gate.py", "test_backends.py", "test_figures.py", "test_compare.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def copied_store(tmp_path_factory):

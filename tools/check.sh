@@ -36,7 +36,7 @@ check "the package is what the notebooks export" "Edit the notebooks, not agri_c
 check "README.md is what nbs/index.ipynb says" "Run: make readme" readme
 check "the documentation site builds" "Look at the message above" site
 check "the notebooks run" "Run the failing one in make lab" nbdev_test --n_workers 2 --do_print
-check "the tests pass" "Run one with: .venv/bin/pytest -k NAME" pytest -q -n 2 --dist loadfile
+check "the tests pass" "Run one with: .venv/bin/pytest -k NAME" pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 printf '\n'
 if [ ${#failed[@]} -gt 0 ]; then printf 'FAILED: %s\n' "${failed[@]}"; exit 1; fi

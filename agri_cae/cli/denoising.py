@@ -225,8 +225,9 @@ def _plan(paths, in_place):
     from agri_cae.flights.jobs import plan, plan_several
     *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
     if len(sources) > 1: return plan_several(sources, target, in_place), False
-    todo = plan(sources[0], target, in_place)
-    return todo, [str(j.source) for j in todo.jobs] == sources
+    source = sources[0]
+    one = source == "-" or (os.path.lexists(source) and not os.path.isdir(source))
+    return plan(source, target, in_place), one
 
 # %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _check_model(options):

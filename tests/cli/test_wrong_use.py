@@ -131,3 +131,10 @@ def test_the_help_of_train_lists_every_setting():
 def test_the_configuration_of_a_shipped_model_is_found_by_its_name(place):
     from agri_cae.cli.training import train_config
     assert train_config(Path("fast.yaml")).optimizer == "muon"
+
+
+def test_one_file_is_one_file_however_it_is_written(place, model):
+    "What is skipped in a folder is an error for a file that was named"
+    call("denoise", "./a.png", "--model", model)
+    assert "a_denoised.png: exists already" in call("denoise", f"{place}/a.png", "--model", model, rc=1).stderr
+    assert "denoised" in call("denoise", "./a_denoised.png", "again.png", "--model", model, rc=1).stderr
