@@ -54,7 +54,7 @@ def run_service(
     settings = ApiSettings()
     check_settings(settings)
     listener = _listen(host, port)
-    if Keys(settings).open: _warn_if_open(host)
+    if not (settings.keys or settings.keys_file): _warn_if_open(host)
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     log.info("open http://%s:%d", shown, listener.getsockname()[1])
     common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",

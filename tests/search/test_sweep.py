@@ -47,7 +47,7 @@ def write(tmp_path, **kw):
 
 
 def test_killed_at_random_and_restarted(tmp_path):
-    count, kills = int(os.environ.get("SWEEP_TRIALS", 2)), int(os.environ.get("SWEEP_KILLS", 1))
+    count, kills = int(os.environ.get("SWEEP_TRIALS", 3)), int(os.environ.get("SWEEP_KILLS", 2))
     space, rng = dict(lr=dict(low=1e-4, high=1e-2, log=True), loss=["psnr", "mse"]), random.Random()
     file = write(tmp_path, space=space, trials=count, prune=False)
     for _ in range(kills):

@@ -78,7 +78,7 @@ def epoch(run):
 
 def test_killed_at_random_it_goes_on_without_a_jump(queue, tmp_path):
     "TRAINER_KILLS=10 for the full number"
-    kills, rng, epochs = int(os.environ.get("TRAINER_KILLS", 1)), random.Random(0), 40
+    kills, rng, epochs = int(os.environ.get("TRAINER_KILLS", 2)), random.Random(0), 40
     path = queue(dict(name="long", gigapixels=epochs * EPOCH))
     folder = TrainerFolder(tmp_path / "killed")
     run = folder.path / "runs" / "long"
