@@ -20,11 +20,14 @@ RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
 FROM build AS build-train
 RUN /pip/bin/pip --python /opt/agri-cae/bin/python install --only-binary :all: --require-hashes -r requirements/train.txt
 
-# Nobody is root, and nothing but /tmp and /data need be writable.
+# Nobody is root, and nothing but /tmp, /data and the volume of the state need be writable.
+# The state (prediction log, learned profile, runs) outlives the container. Whoever --user names may write to it.
 FROM ${BASE} AS run
-ENV PATH=/opt/agri-cae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 HOME=/tmp AGRI_CAE_HOME=/tmp/agri_cae \
+ENV PATH=/opt/agri-cae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUTF8=1 HOME=/tmp AGRI_CAE_HOME=/var/lib/agri_cae \
     ORT_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 COPY --from=build --chown=10001:10001 /data /data
+RUN mkdir -m 1777 /var/lib/agri_cae
+VOLUME /var/lib/agri_cae
 WORKDIR /data
 USER 10001:10001
 ARG VERSION=0

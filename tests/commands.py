@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -35,6 +35,21 @@ def cli(*args, rc=0, text=True, **kw):
     done = subprocess.run([*RUN, *map(str, args)], text=text, errors="surrogateescape" if text else None, **kw)
     assert done.returncode == rc, (done.returncode, done.stdout[-500:], done.stderr[-2000:])
     return done
+
+
+def on_terminal(*args, until=None):
+    "The command on a terminal of 100 columns, stopped by Ctrl-C once it shows `until`: exit code, and all it showed"
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    pid, fd = pty.fork()
+    if not pid:
+        termios.tcsetwinsize(2, (30, 100))
+        os.execve(RUN[0], [*RUN, *map(str, args)], env(TQDM_DISABLE="0", COLUMNS="100"))
+    shown = ""
+    with open(fd, "r+b", buffering=0) as terminal, suppress(OSError):  # it ends with an error, EIO
+        while new := terminal.read(4096).decode(errors="replace"):
+            shown += new
+            if until and until in shown: until = terminal.write(b"\x03") and None
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
 def call(*args, rc=0):

@@ -109,12 +109,14 @@ def _check_streams(jobs, as_json):
     if any(j.source == "-" for j in jobs) and sys.stdin.isatty():
         raise usage_error("-", "standard input is a terminal", "Redirect a file or a pipe into it")
 
-def _check_one(job, overwrite):
+def _check_one(job, overwrite, several):
     "In a folder a target that exists is skipped; for one file it is an error"
     from agri_cae.config import OutputError
     from agri_cae.flights.folder import target_exists
     if target_exists(job, overwrite):
-        raise OutputError(job.target, "exists already", "Use --overwrite to replace it, or name another output")
+        do = "Use --overwrite to replace it, or name another output"
+        if several: do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
+        raise OutputError(job.target, "exists already", do)
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
 def _show_plan(todo, overwrite, as_json):
@@ -168,18 +170,23 @@ def _run_plan(todo, load, overwrite, force, as_json, quiet, several):
     from agri_cae.flights.folder import FolderResult, denoise_jobs
     for e in todo.errors: log_line(e)
     done = FolderResult([], todo.errors, todo.others)
-    with _Bar(todo.jobs, quiet) as bar:
-        try:
+    try:
+        with _Bar(todo.jobs, quiet) as bar:
             for record in denoise_jobs(todo.jobs, load, overwrite, force, as_json, bar.tile, several):
                 done.records.append(record)
                 bar.file(record)
                 print_record(record, as_json, quiet)
-        except KeyboardInterrupt:
-            log.warning("stopped: %d of %d files are denoised. The same command goes on with the others",
-                        done.count("done") + done.count("skipped"), len(todo.jobs))
-            return 130
+    except KeyboardInterrupt:
+        _say_stopped(done, len(todo.jobs))
+        return 130
     _sum_up(done)
     return 1 if done.count("failed") or todo.errors else 0
+
+def _say_stopped(done, files):
+    "What is done, and how to go on"
+    if files == 1: return log.warning("stopped: nothing was written")
+    log.warning("stopped: %d of %d files are denoised, %d failed. The same command goes on with the others",
+                done.count("done") + done.count("skipped"), files, done.count("failed"))
 
 def _sum_up(done):
     if len(done.records) == 1 and not done.others: return
@@ -214,7 +221,7 @@ def denoise_command(
     load = make_loader(options, server)
     todo, one = _plan(paths, in_place)
     _check_streams(todo.jobs, as_json)
-    if one: _check_one(todo.jobs[0], overwrite)
+    if one: _check_one(todo.jobs[0], overwrite, several=len(paths) > 1)
     if not dry_run:
         raise typer.Exit(_run_plan(todo, load, overwrite, force, as_json, quiet, not one))
     if not server: _check_model(options)

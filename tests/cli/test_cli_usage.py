@@ -1,10 +1,11 @@
 "Streams, `agri-cae estimate`, and wrong usage."
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import call, cli, env, picture, start, tree
+from commands import call, cli, env, on_terminal, picture, start, tree
 
 import agri_cae
 from agri_cae.io.images import Picture, read_image, write_image
@@ -28,6 +29,25 @@ def test_estimate(here):
     assert "in/bad.jpg" in done.stderr
     assert "nowhere" in call("estimate", "nowhere", rc=1).stderr
     assert "--range: the first value must be below" in call("estimate", "in", "--range", "5", "1", rc=2).stderr
+
+
+def test_bar_on_a_terminal(here, model):
+    "Count, megapixels, time left, current file; what cannot be done is named; Ctrl-C says how to go on"
+    for i in range(6): picture(here / f"f/{i}.png", 1000, seed=i)
+    (here / "f/bad.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    args = "denoise", "f", "o", "--model", model
+    code, shown = on_terminal(*args, until="1 MP, 1.png")
+    done = tree("o")
+    last = shown.split("\r\n")[-2]
+    assert code == 130 and 1 <= len(done) < 6, shown
+    said = re.search(r"\rWARNING stopped: (\d) of 7 files are denoised, 0 failed. The same command goes on", last)
+    assert int(said[1]) in (len(done) - 1, len(done))
+    code, shown = on_terminal(*args)
+    assert code == 1 and len(tree("o")) == 6
+    assert re.search(r"5/7 \[00:\d\d<00:\d\d, .*file/s, \d MP, bad.png\]", shown), shown
+    assert f"INFO {6 - len(done)} denoised, {len(done)} skipped, 1 failed; 0 other files left alone" in shown
+    assert "ERROR f/bad.png: " in shown
+    assert "tile/s]" in on_terminal("denoise", "f/1.png", "x.png", "--model", model)[1]
 
 
 def test_streams(here, model):

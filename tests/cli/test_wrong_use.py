@@ -102,6 +102,7 @@ def test_several_inputs_and_wildcards(place, model):
     assert tree(place / "clean") == tree(place / "wild") == ["a.png", "b.png"]
     assert (read_image("clean/b.png").data == read_image("wild/b.png").data).all()
     call("denoise", "sub", "a.png", "both", "--model", model, rc=2)  # sub/a.png and a.png
+    assert "name a folder to denoise both" in call("denoise", "a.png", "b.png", "--model", model, rc=1).stderr.lower()
     call("denoise", "a.png", "b.png", "--in-place", "--model", model)
     assert (read_image("b.png").data == read_image("wild/b.png").data).all()
 

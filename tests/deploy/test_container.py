@@ -29,11 +29,14 @@ missing = [t for t in ("buildah", "debootstrap", "unshare") if not shutil.which(
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 ENTER = """set -e
-root=$1 mode=$2 user=$3; shift 3
+root=$1 mode=$2 user=$3 volume=$4 kept=$5; shift 5
 mount --bind "$root" "$root"; mount -o "remount,bind,$mode" "$root"
 mount -t proc proc "$root/proc"; mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount --bind "$kept" "$root$volume"
 exec chroot --userspec="$user" --groups= "$root" env -i "$@"
 """
+
+COUNT = "from agri_cae.monitoring.log import PredictionLog; print(len(PredictionLog().read()))"
 
 
 def run(*cmd, **kw):
@@ -47,10 +50,14 @@ def size(folder):
 
 
 class Box:
-    "What an engine does with an image: its environment, user, folder and command"
+    "What an engine does with an image: its environment, user, folder, command and volume, which outlives a container"
 
-    def __init__(self, rootfs, config, base_size):
+    def __init__(self, rootfs, config, base_size, kept):
         self.rootfs, self.config, self.base_size = Path(rootfs), config, base_size
+        (self.volume,) = config["Volumes"]
+        self.kept = kept
+        kept.mkdir()
+        kept.chmod((self.rootfs / self.volume.lstrip("/")).stat().st_mode)
         self.packages = next(self.rootfs.glob("opt/agri-cae/lib/python3*/site-packages"))
 
     def start(self, *argv, mode="ro", **env):
@@ -72,6 +79,8 @@ class Box:
                 str(self.rootfs),
                 mode,
                 self.config["User"],
+                self.volume,
+                str(self.kept),
                 "-C",
                 self.config["WorkingDir"],
                 *given,
@@ -133,6 +142,7 @@ def built():
                 run("buildah", "mount", c),
                 json.loads(run("buildah", "inspect", "--type", "image", tag))["Docker"]["config"],
                 base_size,
+                work / f"volume-{target}",
             )
 
         yield build
@@ -213,7 +223,7 @@ def test_nobody_can_write_but_where_it_is_meant(box):
         "/proc/*",
         mode="rw",
     )
-    assert set(out.split()) <= {"/data", "/tmp", "/var/tmp", "/run/lock"}, (out, err)
+    assert set(out.split()) <= {"/data", "/tmp", "/var/tmp", "/run/lock", box.volume}, (out, err)
     assert box.run("id", "-u")[1].strip() == "10001"
     for where, ok in (("/tmp/x", True), ("/data/x", False), ("/opt/agri-cae/x", False)):
         assert (box.run("touch", where)[0] == 0) is ok, where
@@ -236,6 +246,9 @@ def test_it_serves_is_healthy_and_stops(box, server):
     assert "\nUid:\t10001\t10001" in Path(f"/proc/{process_one(server)}/status").read_text()
     os.kill(process_one(server), signal.SIGTERM)
     assert server.wait(30) == 0
+    assert box.config["Env"].count(f"AGRI_CAE_HOME={box.volume}") == 1
+    rc, out, err = box.run("python", "-c", COUNT, mode="ro")
+    assert (rc, out.strip()) == (0, "1"), err  # the next container finds what the last one logged
     assert box.run(*health, PORT=server.port)[0] == 1
 
 
