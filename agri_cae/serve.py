@@ -7,6 +7,7 @@ __all__ = ['log', 'OWN_ERROR', 'model_path', 'auto_strength', 'LoadedModel', 'De
            'denoise_file']
 
 # %% ../nbs/05_serve.ipynb #1d18db7d
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import numpy as np
 
 from . import __version__
 from .config import ConfigError, ImageError, ModelError, OutputError, ServeConfig
-from .engines.bands import GRAIN_SHARE, colour_bands, from_batch, grain, to_batch
+from .engines.bands import GRAIN_SHARE, from_batch, grain, premultiply, straight_colours, to_batch
+from .engines.diagnosis import Diagnosis, diagnose
 from .engines.levels import keep_levels
+from .engines.ranges import type_range
 from .engines.runtimes import load_engine
 from .engines.tiles import spans, window
-from .io.images import Picture, from_float, provenance_of, read_image, to_float, write_image
+from .io.images import Picture, copy_image, provenance_of, read_image, to_float, write_image
+from .io.validity import fill_nearest, says_nodata
 from .modelfiles.card import SUFFIX, Card, weights_path
-from .noise.estimate import TooSmall, estimate_sigma
 from .tracking.store import fetched_weights
 
 # %% ../nbs/05_serve.ipynb #d2bb0c6e
@@ -48,29 +51,6 @@ def auto_strength(
 )->float:        # 0 to 1, two decimals
     "Strength for a picture whose noise is known."
     return round(sigma**2 / (sigma**2 + OWN_ERROR**2), 2)
-
-# %% ../nbs/05_serve.ipynb #3e4d72f3
-def _check_dtype(image):
-    "Raise `ImageError` for an empty array, and for other data types than uint8, uint16 and floats"
-    if image.dtype.kind in "UO" and image.ndim == 0:
-        raise ImageError(image.item(), "is no array of pixels",
-                         "Read it first, read_image(path).data, or take denoise_file(denoiser, path, output)")
-    if image.size == 0:
-        raise ImageError(f"array of shape {image.shape}", "is empty", "Give at least one pixel")
-    known = image.dtype in (np.uint8, np.uint16) or np.issubdtype(image.dtype, np.floating)
-    if not known:
-        raise ImageError(f"array of {image.dtype}", "is not of a known data type",
-                         "Give uint8, uint16 or floats in [0, 1]")
-
-def _check_values(x, value_range):
-    "Raise `ImageError` for floats that are not finite, or far from [0, 1] without a declared range"
-    if not np.issubdtype(x.dtype, np.floating): return
-    lo, hi = float(x.min()), float(x.max())
-    if not np.isfinite([lo, hi]).all():
-        raise ImageError("array", "holds NaN or infinite values", "Fill them before denoising")
-    if not value_range and (lo < -10 or hi > 10):
-        raise ImageError("array", f"holds floats from {lo:g} to {hi:g}",
-                         "Scale it to [0, 1], or declare which values mean 0 and 1 with value_range")
 
 # %% ../nbs/05_serve.ipynb #f1537385
 def _text(strength): return strength if strength == "auto" else f"{strength:g}"
@@ -113,55 +93,80 @@ class LoadedModel:
         if ending not in SUFFIX.values(): ending = ".onnx"
         return next((h for f, h in self.card.sha256.items() if f.endswith(ending)), "")[:12]
 
-    @property
-    def provenance(self)->str:
+    def provenance_for(self,
+        strength:float, # that was taken
+    )->str:
         "What is written into the metadata of a denoised file."
         ensemble = f" ensemble={self.cfg.ensemble}" if self.cfg.ensemble else ""
-        return f"agri_cae {__version__} {self.name} strength={_text(self.cfg.strength)}{ensemble}"
+        return f"agri_cae {__version__} {self.name} strength={strength:g}{ensemble}"
 
 # %% ../nbs/05_serve.ipynb #11904c5f
-def _denoise_tile(d, tile, noise):
+def _denoise_tile(d, tile, span, strength, noise):
     """(h, w, bands) as stored -> the same, as stored
 
-    noise: (h, w, channels), added to the copies of a grey band"""
-    _check_values(tile, d.cfg.value_range)
-    x = to_float(tile, d.cfg.value_range)
-    batch = np.ascontiguousarray(to_batch(x, d.card.channels, noise), np.float32)
-    y = from_batch(d.engine(batch), x.shape[2])
-    if d.cfg.strength < 1: y = x + np.float32(d.cfg.strength) * (y - x)
-    return from_float(y, tile.dtype, d.cfg.value_range)
+    span: stored values that mean 0 and 1; noise: (h, w, channels), added to the copies of a grey band"""
+    lo, hi = span
+    x = tile.astype(np.float64 if tile.dtype.itemsize > 2 else np.float32)
+    if lo: x -= lo
+    x /= hi - lo
+    inside = np.clip(x, 0, 1)
+    y = from_batch(d.engine(np.ascontiguousarray(to_batch(inside, d.card.channels, noise), np.float32)), x.shape[2])
+    if strength < 1: y = inside + np.float32(strength) * (y - inside)
+    y = (y + (x - inside)) * x.dtype.type(hi - lo) + x.dtype.type(lo)
+    if tile.dtype.kind == "f": return y.astype(tile.dtype)
+    info = np.iinfo(tile.dtype)
+    return np.clip(np.rint(y), info.min, info.max).astype(tile.dtype)
 
 # %% ../nbs/05_serve.ipynb #ed9c27e5
-def _denoise_tiles(d, src, dst, noise, progress):
+def _denoise_tiles(d, src, dst, span, strength, noise, progress):
     "Fill `dst` (H, W, bands) tile by tile from `src`; noise: standard deviation of the grain"
     rows, cols = (spans(n, d.tile, d.overlap, d.card.step) for n in src.shape[:2])
-    grid = [(r, c) for r in rows for c in cols]
-    for i, (r, c) in enumerate(grid):
+    for r, c in ((r, c) for r in rows for c in cols):
         added = noise and noise * grain(d.card.channels, r, c)
-        dst[r.kept, c.kept] = _denoise_tile(d, window(src, r, c), added)[r.inner, c.inner]
-        if progress: progress(i + 1, len(grid))
+        dst[r.kept, c.kept] = _denoise_tile(d, window(src, r, c), span, strength, added)[r.inner, c.inner]
+        progress()
 
-def _denoise(d, image, progress):
-    "A denoised copy of an array, for a denoiser whose strength is a number"
-    _check_dtype(image)
-    colours, out = colour_bands(image.shape, d.card.channels), image.copy()
-    src, dst = (a.reshape(*a.shape[:2], -1)[..., :colours] for a in (image, out))
-    if d.cfg.strength == 0:
-        _check_values(src, d.cfg.value_range)
-        return out
-    noise = GRAIN_SHARE / 255 * (d.sigma(image) or 0) if colours < d.card.channels else 0
-    _denoise_tiles(d, src, dst, noise, progress)
-    keep_levels(src, dst, d.cfg.value_range)
+def _count_tiles(d, shape):
+    rows, cols = (len(spans(n, d.tile, d.overlap, d.card.step)) for n in shape[:2])
+    return rows * cols
+
+# %% ../nbs/05_serve.ipynb #93fe9a21
+def _restore(src, dst, valid, nodata, span):
+    "Make `dst` (H, W, bands) true where the network has no say; `valid` like `diagnosis.Group.of`"
+    keep_levels(src, dst, span, valid)
+    for i in range(src.shape[2]):
+        before, after = src[..., i], dst[..., i]
+        known = valid if valid is None or valid.ndim == 2 else valid[..., i]
+        measured = before if known is None else before[known]
+        if not measured.size: continue
+        np.clip(after, measured.min(), measured.max(), out=after)
+        lost = says_nodata(after, nodata and nodata[i])
+        if lost is not None: np.copyto(after, before, where=lost)
+        if known is not None: np.copyto(after, before, where=~known)
+
+def _denoise(d, found, progress=None):
+    "Denoised colours of a `Diagnosis`"
+    out = found.data.copy()
+    total, done = len(found.groups) * _count_tiles(d, out.shape), 0
+    def step():
+        nonlocal done
+        done += 1
+        if progress: progress(done, total)
+    for g in found.groups:
+        strength = d.strength_for(found, g)
+        if found.left or strength == 0: continue
+        src, valid = g.of(found.data), g.of(found.valid)
+        dst = np.empty_like(src)
+        grey = src.shape[2] < d.card.channels
+        noise = GRAIN_SHARE / 255 * (g.sigma or 0) if grey else 0
+        _denoise_tiles(d, src if valid is None else fill_nearest(src, valid), dst, g.span, strength, noise, step)
+        _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g.span)
+        for i in g.writes: out[..., i] = dst[..., g.bands.index(i)]
+        for i in g.copies: out[..., i] = dst[..., 0]
     return out
 
 # %% ../nbs/05_serve.ipynb #7b95b538
 class DenoisedBefore(ImageError): "A picture carries the mark of a former pass."
-
-def _strength_for(sigma, image):
-    "Strength by the noise; 1 where that cannot be told"
-    if sigma is not None: return auto_strength(sigma)
-    log.info("a picture of shape %s is too small to tell its noise: strength 1", image.shape)
-    return 1.
 
 def _refuse_second_pass(picture):
     "Raise `DenoisedBefore` for a picture that carries our mark"
@@ -172,41 +177,72 @@ def _refuse_second_pass(picture):
 # %% ../nbs/05_serve.ipynb #b272e7bb
 class Denoiser(LoadedModel):
     "A loaded model: `denoiser(array)` gives the denoised array. Safe to share between threads."
-    def sigma(self,
-        image:np.ndarray, # as for a call
-    )->float|None:        # standard deviation, 8-bit units; None: too small to tell
-        "The noise in the colours of a picture. Raises `ImageError` like a call."
-        _check_dtype(image)
-        colours = colour_bands(image.shape, self.card.channels)
-        x = image.reshape(*image.shape[:2], -1)[..., :colours]
-        try: return estimate_sigma(x, self.cfg.value_range)
-        except TooSmall: return None
+    def diagnose(self,
+        image,            # an array as for a call, or a `Picture`
+        measure=True,     # measure the noise, also where nothing needs it
+        **known,          # valid, nodata, alpha, force: as for `engines.diagnosis.diagnose`
+    )->Diagnosis:
+        "Look at a picture as a whole. Raises `ImageError` for what is no picture for this model."
+        if isinstance(image, Picture):
+            return self._diagnose_picture(image, measure, known)
+        if isinstance(image, np.ma.MaskedArray):
+            known, image = dict(valid=~np.ma.getmaskarray(image)) | known, image.data
+        measure = measure or self.cfg.strength == "auto" or np.asarray(image).ndim < 3
+        return diagnose(np.asarray(image), self.card.channels, self.cfg.value_range, measure=measure, **known)
 
-    def settled(self,
-        image:np.ndarray,       # as for a call
-        sigma:float|None=None,  # its noise, 8-bit units; None: it is measured
-    ):                          # a `Denoiser` whose strength is a number
-        "This denoiser, with the strength for a picture: one number for all of its tiles."
-        if self.cfg.strength != "auto": return self
-        strength = _strength_for(self.sigma(image) if sigma is None else sigma, image)
-        return Denoiser(self.engine, self.card, self.cfg.model_copy(update={"strength": strength}))
+    def _diagnose_picture(self, picture, measure, known):
+        known = dict(valid=picture.valid, nodata=picture.nodata, alpha=False) | known
+        found = self.diagnose(picture.data, measure, **known)
+        return dataclasses.replace(found, warnings=picture.warnings + found.warnings)
+
+    def strength_for(self,
+        found:Diagnosis, # of a picture
+        group=None,      # one of its groups; None: the mean over its bands
+    )->float:            # 0 to 1
+        "The strength for a picture: by its noise when it is auto, 1 where the noise cannot be told."
+        if found.left: return 0.
+        if self.cfg.strength != "auto": return self.cfg.strength
+        if group is not None: return 1. if group.sigma is None else auto_strength(group.sigma)
+        each = [self.strength_for(found, g) for g in found.groups for _ in g.writes]
+        return round(float(np.mean(each)), 2)
+
+    def sigma(self,
+        image,           # as for `diagnose`
+    )->float|None:       # standard deviation, 8-bit units of the value range; None: too small to tell
+        "The noise in the colours of a picture. Raises `ImageError` like a call."
+        return self.diagnose(image).sigma
 
     def __call__(self,
-        image:np.ndarray,  # (H, W) or (H, W, bands): uint8, uint16, floats in [0, 1] or `value_range`
+        image,             # array (H, W) or (H, W, bands) of integers or floats, masked or not; or a `Diagnosis`
         progress=None,     # called as progress(tiles done, tiles in all)
-    )->np.ndarray:         # same shape and data type; integers are clipped to their type, floats are not
-        "Denoise an array; alpha stays. Raises `ImageError` for NaN, an unknown data type or shape."
-        image = np.asarray(image)
-        return _denoise(self.settled(image), image, progress)
+        **known,           # valid, nodata, alpha, force: as for `engines.diagnosis.diagnose`
+    )->np.ndarray:         # same shape, data type and mask; of a `Diagnosis` its colours
+        "Denoise an array; alpha and invalid pixels stay. Raises `ImageError` for what is no picture for this model."
+        if isinstance(image, Diagnosis): return _denoise(self, image, progress)
+        found = self.diagnose(image, measure=False, **known)
+        out = np.array(np.ma.getdata(image))
+        out.reshape(*out.shape[:2], -1)[..., :found.data.shape[2]] = _denoise(self, found, progress)
+        return np.ma.array(out, mask=image.mask) if isinstance(image, np.ma.MaskedArray) else out
 
     def denoise_picture(self,
-        picture:Picture,   # a picture as read
-        force:bool=False,  # also when it carries the mark of a former pass
-        progress=None,     # called as progress(tiles done, tiles in all)
-    )->Picture:            # the same with denoised colours; alpha and metadata stay as they are
+        picture:Picture,          # a picture as read
+        force:bool=False,         # also when it carries the mark of a former pass, or is a map of classes
+        progress=None,            # called as progress(tiles done, tiles in all)
+        found:Diagnosis|None=None,# what was found in it; None: look now
+    )->Picture:                   # the same with denoised colours; alpha and metadata stay as they are
         "Denoise a `Picture`. Raises `ImageError` like a call, and `DenoisedBefore` for a second pass."
         if not force: _refuse_second_pass(picture)
-        return picture.with_data(self(picture.data, progress))
+        if picture.premultiplied: return self._premultiplied(picture, force, progress)
+        found = found or self.diagnose(picture, measure=False, force=force)
+        return picture.with_data(self(found, progress))
+
+    def _premultiplied(self, picture, force, progress):
+        "Colours that are multiplied with alpha are freed from it, denoised and multiplied again"
+        straight = dataclasses.replace(picture, data=straight_colours(picture.data, picture.alpha))
+        span = self.cfg.value_range or type_range(picture.data.dtype)
+        d = Denoiser(self.engine, self.card, self.cfg.model_copy(update={"value_range": span}))
+        after = d(d.diagnose(straight, measure=False, force=force), progress)
+        return picture.with_data(premultiply(after, picture.data, picture.alpha))
 
     def __repr__(self):
         strength = _text(self.cfg.strength)
@@ -234,35 +270,45 @@ def _make_parent(dst):
         raise OutputError(folder, f"the folder cannot be made ({e.strerror})",
                           "Choose another place for the output") from None
 
-def _save(picture, src, dst, overwrite, provenance):
+def _save(picture, src, dst, overwrite, provenance, unchanged=False):
     "Write a picture that came from `src`; a PNG that is named .jpg stays one under the same suffix"
-    format = None
+    format, same = None, not _is_path(dst)
     if _is_path(dst):
         _make_parent(dst)
         same = _is_path(src) and Path(src).suffix == Path(dst).suffix
         format = picture.format if same else None
+    if unchanged and same: return copy_image(src, dst, overwrite)
     write_image(picture, dst, format, overwrite, provenance)
 
 # %% ../nbs/05_serve.ipynb #dac781dd
+def _summary(denoiser, found):
+    "What a result says of a picture"
+    said = dict(model=denoiser.name, strength=denoiser.strength_for(found), range=[*found.span])
+    if found.sigma is not None: said["sigma"] = round(found.sigma, 2)
+    if found.left: said["left"] = found.left
+    return said | (dict(warnings=[*found.warnings]) if found.warnings else {})
+
 def denoise_file(
     denoiser:Denoiser,      # the model
     src,                    # path, bytes or binary file
     dst,                    # path or binary file; missing folders are made
     overwrite:bool=False,   # also when `dst` exists
-    force:bool=False,       # also when `src` was denoised before
+    force:bool=False,       # also when `src` was denoised before, or is a map of classes
     progress=None,          # called as progress(tiles done, tiles in all)
     measure:bool=False,     # estimate the noise of `src`, too
-)->dict:                    # model, strength, and where it was measured sigma (8-bit units)
+)->dict:                    # model, strength, range (stored values); where known sigma (8-bit units), left, warnings
     """Read, denoise and write one file; depth, alpha and metadata survive.
 
+    What needs no denoising comes back byte for byte: at strength 0, or when it is left as it is.
     Raises `ImageError` (names the file) or `OutputError`; `dst` appears whole or not at all."""
     picture = read_image(src)
     try:
-        sigma = denoiser.sigma(picture.data) if measure else None
-        denoiser = denoiser.settled(picture.data, sigma)
-        picture = denoiser.denoise_picture(picture, force, progress)
+        if not force: _refuse_second_pass(picture)
+        found = denoiser.diagnose(picture, measure, force=force)
+        done, strength = _summary(denoiser, found), denoiser.strength_for(found)
+        if strength: picture = denoiser.denoise_picture(picture, force, progress, found)
     except ImageError as e:
         raise type(e)(src if _is_path(src) else getattr(src, "name", "input"), e.what, e.do) from None
-    _save(picture, src, dst, overwrite, denoiser.provenance)
-    done = dict(model=denoiser.name, strength=denoiser.cfg.strength)
-    return done if sigma is None else done | dict(sigma=round(sigma, 2))
+    mark = denoiser.provenance_for(strength) if strength else None
+    _save(picture, src, dst, overwrite, mark, unchanged=not strength)
+    return done

@@ -171,7 +171,7 @@ def _predict(worker, request, text, progress):
     texts = [i.b64 if isinstance(i, _Base64) else i.image.b64 for i in r.instances]
     done = _denoise_files(worker, request, texts, r.parameters, progress)
     return json.dumps(dict(predictions=[
-        dict(b64=b, model=a.denoiser.name, strength=a.denoiser.cfg.strength,
+        dict(b64=b, model=a.denoiser.name, strength=a.strength,
              sigma=None if a.sigma is None else round(a.sigma, 2)) for a, b in done])).encode()
 
 

@@ -114,9 +114,12 @@ async def _work(worker, request, f, **asked):
 def _facts(a, request):
     "Headers of an answer"
     told = {"X-Model-Version": a.denoiser.name, "X-Model-Digest": a.denoiser.digest,
-            "X-Strength": f"{a.denoiser.cfg.strength:g}",
+            "X-Strength": f"{a.strength:g}", "X-Value-Range": "{:g} {:g}".format(*a.found.span),
             "X-Milliseconds": f"{milliseconds(request):g}", "Vary": "Accept"}
-    return told if a.sigma is None else told | {"X-Noise-Sigma": f"{a.sigma:.2f}"}
+    if a.sigma is not None: told["X-Noise-Sigma"] = f"{a.sigma:.2f}"
+    if a.found.left: told["X-Left-As-It-Is"] = a.found.left
+    if a.found.warnings: told["X-Warnings"] = "; ".join(a.found.warnings).encode("ascii", "replace").decode()
+    return told
 
 
 def _described(description, content):

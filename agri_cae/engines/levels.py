@@ -8,14 +8,13 @@ __all__ = ['level_shift', 'keep_levels']
 # %% ../../nbs/engines/03_levels.ipynb #d7c32832
 import numpy as np
 
-from ..io.images import from_float
-
 # %% ../../nbs/engines/03_levels.ipynb #995b0af4
 def level_shift(
     before:np.ndarray, # (H, W, bands) as stored
     after:np.ndarray,  # the same shape and data type
     lo:float,          # least value of `after` that counts, as stored
     hi:float,          # largest one
+    valid:np.ndarray|None=None, # (H, W) or (H, W, bands) bool: pixels that count; None: all
 )->np.ndarray:         # (bands,) in stored steps; 0 where no pixel counts
     "Mean of before - after in each band."
     width, bands = after.shape[1:]
@@ -24,11 +23,17 @@ def level_shift(
     for i in range(0, len(after), rows):
         x, y = (a[i:i + rows].reshape(-1, width * bands) for a in (before, after))
         inside = (lo <= y) & (y <= hi)
+        if valid is not None: inside &= _flat_rows(valid[i:i + rows], bands)
         d = np.subtract(x, y, dtype=np.float32)
         d *= inside
         total += d.sum(0).reshape(-1, bands).sum(0, dtype=np.float64)
         count += inside.sum(0, dtype=np.uint8).reshape(-1, bands).sum(0)
     return total / np.maximum(count, 1)
+
+def _flat_rows(valid, bands):
+    "(rows, W) or (rows, W, bands) -> (rows, W * bands)"
+    whole = valid if valid.ndim == 3 else np.repeat(valid[..., None], bands, 2)
+    return whole.reshape(len(valid), -1)
 
 # %% ../../nbs/engines/03_levels.ipynb #a2da08b1
 def _add(band, shift):
@@ -38,18 +43,27 @@ def _add(band, shift):
         return
     steps = round(shift)
     if not steps: return
-    np.clip(band, max(-steps, 0), np.iinfo(band.dtype).max - max(steps, 0), out=band)
+    info = np.iinfo(band.dtype)
+    np.clip(band, info.min + max(-steps, 0), info.max - max(steps, 0), out=band)
     np.add(band, np.int64(steps), out=band, casting="unsafe")
+
+def _counting(dtype, value_range):
+    "Least and largest value that counts: a quarter outside of the range"
+    lo, hi = value_range or ((0, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 1))
+    lo, hi = lo - .25 * (hi - lo), hi + .25 * (hi - lo)
+    if dtype.kind not in "iu": return lo, hi
+    return max(lo, np.iinfo(dtype).min), min(hi, np.iinfo(dtype).max)
 
 def keep_levels(
     before:np.ndarray,  # (H, W, bands) as stored
     after:np.ndarray,   # the same shape and data type, changed in place
     value_range=None,   # stored values that mean 0 and 1, as in `to_float`
+    valid:np.ndarray|None=None, # (H, W) or (H, W, bands) bool: pixels that count; None: all
 ):
     "Give each band of `after` the mean of the same band of `before`."
-    lo, hi = from_float([-.25, 1.25], after.dtype, value_range)
+    lo, hi = _counting(after.dtype, value_range)
     for _ in range(3):   # once, and again where values saturate
-        shifts = level_shift(before, after, lo, hi)
+        shifts = level_shift(before, after, lo, hi, valid)
         for band, shift in zip(np.moveaxis(after, 2, 0), shifts, strict=True):
             _add(band, shift)
         settled = np.issubdtype(after.dtype, np.floating) or not np.rint(shifts).any()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SUFFIXES', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample',
-           'read_image', 'show_images', 'write_image', 'provenance_of', 'find_images']
+           'read_image', 'show_images', 'write_image', 'copy_image', 'provenance_of', 'find_images']
 
 # %% ../../nbs/io/12_images.ipynb #27d38eea
 import dataclasses
@@ -32,6 +32,7 @@ from .symmetry import UPRIGHT, dihedral
 from .tags import GEO, Tag, values
 from .tiff import decode_tiff, encode_tiff
 from .tiffheader import scan_tiff
+from .validity import valid_where
 from .webp import decode_webp, encode_webp, scan_webp
 
 # %% ../../nbs/io/12_images.ipynb #0fff24f1
@@ -68,11 +69,19 @@ def from_float(
 @dataclass(repr=False)
 class Picture:
     "Pixels of a file, upright, with all that is needed to write the file again."
-    data: np.ndarray              # (H, W, C) as stored: uint8, uint16 or float32; C colour bands: 1 grey, 3 RGB
+    data: np.ndarray              # (H, W, C) as stored, integers or floats; C colour bands: 1 grey, 3 RGB
     alpha: np.ndarray|None = None # (H, W) of the same type
     format: str = "png"           # "png", "jpeg", "tiff" or "webp"
     meta: Meta = field(default_factory=Meta) # place, time, lens, colour profile... and how the file was stored
+    valid: np.ndarray|None = None # (H, W) or (H, W, C) bool, True where a pixel is a measurement; None: everywhere
+    nodata: tuple|None = None     # of each band a number or None: what a valid pixel must not become
+    warnings: tuple = ()          # sentences for the user, without the file's name
     __repr__ = brief_repr
+
+    @property
+    def premultiplied(self)->bool:
+        "Are the colours multiplied with alpha?"
+        return self.alpha is not None and 1 in getattr(self.meta.style, "extra_samples", ())
 
     @property
     def pixels(self): # (H, W, C) float32, [0, 1] by data type
@@ -159,13 +168,9 @@ def _check_facts(facts, limit, where):
         what = f"has {facts.width} x {facts.height} pixels, more than the limit of {limit:,}"
         raise ImageError(where, what, "Raise AGRI_CAE_MAX_PIXELS if you trust it")
 
-def _check_pixels(a, facts, where):
+def _check_size(a, facts, where):
     if a.shape[:2] != (facts.height, facts.width):
         raise ImageError(where, "its header and its pixels disagree about the size", "Copy it again from its source")
-    bad = a.size - np.count_nonzero(np.isfinite(a)) if a.dtype.kind == "f" else 0
-    if bad:
-        what = f"{bad:,} of {a.size:,} values are NaN or infinite"
-        raise ImageError(where, what, "Fill them first, for example with gdal_fillnodata")
 
 def _upright(a, facts, meta):
     "Pixels and metadata of the upright picture"
@@ -184,10 +189,12 @@ def read_image(
         facts, meta = _scan(f, where)
         _check_facts(facts, _limit(max_pixels), where)
         a, meta = _upright(CODECS[facts.format].decode(f, meta.style), facts, meta)
-    _check_pixels(a, facts, where)
+    _check_size(a, facts, where)
     n = facts.bands
     alpha = np.ascontiguousarray(a[..., n]) if a.shape[2] > n else None
-    return Picture(np.ascontiguousarray(a[..., :n]), alpha, facts.format, meta)
+    colours, nodata = np.ascontiguousarray(a[..., :n]), getattr(meta.style, "nodata", None)
+    nodata = None if nodata is None else (nodata,) * n
+    return Picture(colours, alpha, facts.format, meta, valid_where(colours, nodata, None, alpha), nodata)
 
 # %% ../../nbs/io/12_images.ipynb #8454fc9e
 def _drawable(image):
@@ -278,6 +285,19 @@ def write_image(
     colour = dict(bands=picture.data.shape[2]) if format == "tiff" else {}
     with _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as f:
         CODECS[format].encode(f, a, meta, **colour)
+
+def copy_image(
+    src,                  # path, bytes or binary file
+    dst,                  # path, or binary file
+    overwrite:bool=False, # may an existing file be replaced?
+):
+    "Copy a file byte for byte, whole or not at all. Raises `ImageError` or `OutputError`."
+    where = printable(dst)
+    paths = isinstance(src, str | Path) and isinstance(dst, str | Path)
+    if paths and os.path.exists(dst) and os.path.samefile(src, dst): return
+    with open_source(src) as f, _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as out:
+        f.seek(0)
+        shutil.copyfileobj(f, out)
 
 def provenance_of(
     picture:Picture, # as read

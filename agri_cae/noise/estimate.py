@@ -31,8 +31,8 @@ def _patch_side(height, width, bands):
     return None
 
 # %% ../../nbs/noise/11_estimate.ipynb #adfdb1ad
-def _patches(image, value_range):
-    "(N, D) float32 patches on a grid that is wide enough to give about `PATCH_COUNT` of them."
+def _patches(image, value_range, valid=None):
+    "(N, D) float32 patches of valid pixels on a grid that is wide enough to give about `PATCH_COUNT` of them."
     x = np.asarray(image)
     name = f"array of shape {x.shape}"
     if x.ndim not in (2, 3):
@@ -44,11 +44,21 @@ def _patches(image, value_range):
         raise TooSmall(name, "is too small to tell its noise", "Give 32x32 pixels or more")
     step = max(1, int((h * w / PATCH_COUNT) ** .5))
     windows = np.lib.stride_tricks.sliding_window_view(x, (side, side), axis=(0, 1))[::step, ::step]
-    p = to_float(windows.reshape(-1, side * side * c), value_range)
+    p = windows.reshape(-1, side * side * c)
+    if valid is not None: p = p[_known(valid, side, step)]
+    if len(p) < 4 * p.shape[1]:
+        raise TooSmall(name, "has too few valid pixels to tell its noise", "Give 32x32 pixels or more")
+    p = to_float(p, value_range)
     if not np.isfinite(p).all():
         raise ImageError(name, "holds NaN or infinite values", "Fill them first")
     free = ((p != 0) & (p != 1)).all(1)
     return p[free] if free.sum() >= 4 * p.shape[1] else p
+
+def _known(valid, side, step):
+    "Which patches hold valid pixels only"
+    known = valid if valid.ndim == 2 else valid.all(2)
+    windows = np.lib.stride_tricks.sliding_window_view(known, (side, side))[::step, ::step]
+    return windows.all((2, 3)).reshape(-1)
 
 # %% ../../nbs/noise/11_estimate.ipynb #b63a12f7
 def _noise_variance(patches):
@@ -64,12 +74,13 @@ def _noise_variance(patches):
 def estimate_sigma(
     image:np.ndarray,            # (H, W) or (H, W, C): uint8, uint16, or floats in [0, 1]
     value_range:tuple|None=None, # stored values that mean 0 and 1, as in `to_float`
+    valid:np.ndarray|None=None,  # (H, W) or (H, W, C), True where a pixel is valid; None: all are
 )->float:                        # standard deviation, 8-bit units
     """Standard deviation of white noise that is alike in all bands (Chen, Zhu, Heng 2015).
 
     Noise that a camera or JPEG has smoothed counts for less.
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
-    return 255 * _noise_variance(_patches(image, value_range)) ** .5
+    return 255 * _noise_variance(_patches(image, value_range, valid)) ** .5
 
 # %% ../../nbs/noise/11_estimate.ipynb #60d1cbd1
 def sigma_errors(

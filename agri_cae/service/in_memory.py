@@ -7,11 +7,13 @@ __all__ = ['encode', 'inspect_bytes', 'with_settings', 'Answer', 'denoise_bytes'
 
 # %% ../../nbs/service/01_in_memory.ipynb #6622a560
 import io
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import ImageError, ServeConfig
+from ..engines.diagnosis import Diagnosis
 from ..io.brief import brief_repr
 from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
@@ -52,31 +54,44 @@ def with_settings(
 # %% ../../nbs/service/01_in_memory.ipynb #99ce87ae
 class Answer(NamedTuple):
     "A denoised picture, and how it came about."
-    denoiser: Denoiser  # with the strength that was used
-    sigma: float|None   # noise of the input, 8-bit units; None: too small to say
+    denoiser: Denoiser
+    found: Diagnosis    # what was found in the input
     before: Picture
     after: Picture
+    data: bytes         # the input
     __repr__ = brief_repr
+
+    @property
+    def strength(self)->float: # 0 to 1; 0 when the picture was left as it is
+        "The strength that was used."
+        return self.denoiser.strength_for(self.found)
+
+    @property
+    def sigma(self)->float|None: # 8-bit units; None: too small to say
+        "The noise of the input."
+        return self.found.sigma
 
     def file(self,
         format:str|None=None, # png, jpeg, tiff or webp; None: that of the input
     )->bytes:
-        "The denoised picture with its metadata and mark. Raises `OutputError` when the format cannot hold it."
-        return encode(self.after, format, self.denoiser.provenance)
+        """The denoised picture with its metadata and mark; the input itself where nothing was done.
+
+        Raises `OutputError` when the format cannot hold it."""
+        if not self.strength and format in (None, self.before.format): return self.data
+        return encode(self.after, format, self.denoiser.provenance_for(self.strength) if self.strength else None)
 
 def denoise_bytes(
     denoiser:Denoiser,         # the model
     data:bytes,                # an image file
     sigma:float|None=None,     # noise of the picture, 8-bit units, where it is known; None: estimate it
-    force:bool=False,          # also when it was denoised before
+    force:bool=False,          # also when it was denoised before, or is a map of classes
     progress=None,             # called as progress(tiles done, tiles in all); what it raises ends the work
     max_pixels:int|None=None,  # as in `read_image`
 )->Answer:
     "What `denoise_file` does, in memory. Raises `ImageError`, and `DenoisedBefore` for a second pass."
     before = _named(read_image, data, max_pixels)
-    sigma = _named(denoiser.sigma, before.data) if sigma is None else sigma
-    settled = _named(denoiser.settled, before.data, sigma)
-    return Answer(settled, sigma, before, settled.denoise_picture(before, force, progress))
+    found = _named(partial(denoiser.diagnose, sigma=sigma, force=force), before)
+    return Answer(denoiser, found, before, denoiser.denoise_picture(before, force, progress, found), data)
 
 # %% ../../nbs/service/01_in_memory.ipynb #02d254c5
 def comparison_png(
