@@ -155,13 +155,13 @@ def _denoise(d, found, progress=None):
     for g in found.groups:
         strength = d.strength_for(found, g)
         if found.left or strength == 0: continue
-        src, valid = g.of(found.data), g.of(found.valid)
-        dst = np.empty_like(src)
+        src, valid, dst = g.of(found.data), g.of(found.valid), g.of(out)
+        if g.bands != g.writes: dst = np.empty_like(src)
         grey = src.shape[2] < d.card.channels
         noise = GRAIN_SHARE / 255 * (g.sigma or 0) if grey else 0
         _denoise_tiles(d, src if valid is None else fill_nearest(src, valid), dst, g.span, strength, noise, step)
         _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g.span)
-        for i in g.writes: out[..., i] = dst[..., g.bands.index(i)]
+        if g.bands != g.writes: out[..., g.writes[0]] = dst[..., g.bands.index(g.writes[0])]
         for i in g.copies: out[..., i] = dst[..., 0]
     return out
 
@@ -187,7 +187,7 @@ class Denoiser(LoadedModel):
             return self._diagnose_picture(image, measure, known)
         if isinstance(image, np.ma.MaskedArray):
             known, image = dict(valid=~np.ma.getmaskarray(image)) | known, image.data
-        measure = measure or self.cfg.strength == "auto" or np.asarray(image).ndim < 3
+        measure = measure or self.cfg.strength == "auto"
         return diagnose(np.asarray(image), self.card.channels, self.cfg.value_range, measure=measure, **known)
 
     def _diagnose_picture(self, picture, measure, known):
@@ -202,7 +202,10 @@ class Denoiser(LoadedModel):
         "The strength for a picture: by its noise when it is auto, 1 where the noise cannot be told."
         if found.left: return 0.
         if self.cfg.strength != "auto": return self.cfg.strength
-        if group is not None: return 1. if group.sigma is None else auto_strength(group.sigma)
+        if group is not None:
+            if group.sigma is not None: return auto_strength(group.sigma)
+            log.info("a picture of shape %s is too small to tell its noise: strength 1", found.data.shape)
+            return 1.
         each = [self.strength_for(found, g) for g in found.groups for _ in g.writes]
         return round(float(np.mean(each)), 2)
 

@@ -5,6 +5,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from tiny_model import block_model, box_model
@@ -25,6 +26,13 @@ def box(tmp_path_factory):
 @pytest.fixture(scope="module")
 def block(tmp_path_factory):
     return block_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def smooth(box):
+    "The mean of 3 x 3 neighbours, also at the border"
+    d = Denoiser.load(box)
+    return Denoiser(lambda b: cv2.blur(b[0], (3, 3), borderType=cv2.BORDER_REFLECT)[None], d.card, d.cfg)
 
 
 def is_integer(dtype):
@@ -95,26 +103,25 @@ def test_progress(box):
 # data types, bands, strength
 
 
-def box_mean(x):
+def mean_of_9(x):
     "Mean of the 3 x 3 neighbours of the first band"
     one = np.float64(x).reshape(*x.shape[:2], -1)[..., 0]
-    return one, sum(np.roll(one, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9
+    return one, cv2.blur(one, (3, 3), borderType=cv2.BORDER_REFLECT)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (40, 50, 2), (40, 50, 3), (40, 50, 4)])
-def test_same_shape_and_type_out(box, dtype, shape):
+def test_same_shape_and_type_out(smooth, dtype, shape):
     x = noise(*shape, dtype=dtype)
+    if shape[2:] in ((2,), (4,)): x[..., -1] = np.iinfo(dtype).max if is_integer(dtype) else 1  # opaque
     before = x.copy()
-    y = Denoiser.load(box)(x)
+    y = smooth(x)
     assert y.shape == x.shape and y.dtype == x.dtype and (x == before).all()
-    one, mean = box_mean(x)
-    y1 = np.float64(y).reshape(40, 50, -1)[..., 0]
-    # the level of the band is kept: the model, dark at the border, would lower it
-    assert abs(y1.mean() - one.mean()) <= (0.5 if is_integer(dtype) else 1e-3)
-    shift = np.median(y1 - mean)  # by a constant
-    off = np.abs(y1 - mean - shift)[1:-1, 1:-1].max()
-    assert shift > 0 and off <= (1 if is_integer(dtype) else 2e-3)
+    one, mean = mean_of_9(x)
+    y1, unit = np.float64(y).reshape(40, 50, -1)[..., 0], np.iinfo(dtype).max if is_integer(dtype) else 1
+    assert abs(y1.mean() - one.mean()) <= max(2e-3 * unit, .5)  # the level of the band is kept
+    off = np.abs(y1 - mean)[1:-1, 1:-1].max()
+    assert off <= max(1e-2 * unit, 1) and np.abs(y1 - one).max() > .3 * unit
     if x.ndim == 3 and x.shape[2] in (2, 4):
         assert (y[..., -1] == x[..., -1]).all()
 
@@ -125,11 +132,12 @@ def test_model_of_one_band_takes_any_picture(tmp_path):
     assert np.allclose(d(x)[..., 1], d(x[..., 1]), atol=1e-6)
 
 
-def test_strength(box):
+def test_strength(smooth):
     x = noise(50, 60, 3, dtype=np.uint16)
-    none, half, full = (np.int64(Denoiser.load(box, strength=s)(x)) for s in (0, 0.5, 1))
+    def at(s): return Denoiser(smooth.engine, smooth.card, smooth.cfg.model_copy(update={"strength": s}))
+    none, half, full = (np.int64(at(s)(x)) for s in (0, 0.5, 1))
     assert (none == x).all()
-    assert np.abs(half - (none + full) / 2).max() <= 1
+    assert np.abs(half - (none + full) / 2).max() <= 1.5
     assert np.abs(full - x).max() > 1000
 
 
@@ -155,12 +163,13 @@ def test_value_range(box):
     assert y.dtype == np.uint16 and np.abs(off)[1:-1, 1:-1].max() < 1e-3
 
 
-def test_floats_are_not_clipped_integers_are(box):
+@pytest.mark.parametrize("dtype", TYPES)
+def test_no_value_leaves_the_range_that_came_in(box, dtype):
     d = Denoiser.load(box)
     hard = Denoiser(lambda b: 3 * b - 1, d.card, d.cfg)  # three times the contrast, about 0.5
-    x = np.tile(np.float32([0.25, 0.75]), (8, 4))
-    assert np.allclose(hard(x), 3 * x - 1)
-    assert np.unique(hard((x * 255).round().astype(np.uint8))).tolist() == [0, 255]
+    x = noise(40, 60, 3, dtype=dtype) // 2 + 9 if is_integer(dtype) else noise(40, 60, 3, dtype=dtype) / 2 + dtype(.1)
+    y = hard(x)
+    assert (y.min((0, 1)) >= x.min((0, 1))).all() and (y.max((0, 1)) <= x.max((0, 1))).all() and (y != x).any()
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -168,14 +177,17 @@ def test_floats_are_not_clipped_integers_are(box):
 def test_a_shift_of_levels_is_taken_back_by_one_constant(box, dtype, strength):
     """A model that loses contrast and light gives the mean of each band back, in the whole as in tiles.
 
-    It leaves alpha and no-data values alone."""
+    Where there is only noise, it is one constant, but for what chance allows.
+
+    It leaves alpha alone."""
     x = noise(150, 170, 4)
     x[..., 1] *= 0.3
+    x[..., 3] = 0.5 + x[..., 3] / 2  # nothing is hidden under alpha 0
     x = (x * np.iinfo(dtype).max).astype(dtype) if is_integer(dtype) else x.astype(dtype)
     d = Denoiser.load(box, strength=strength)
     cfgs = [d.cfg.model_copy(update={"tile": t, "overlap": 8}) for t in (64, 512)]
-    tiled, y = (Denoiser(lambda b: 0.9 * b - 0.03, d.card, cfg)(x) for cfg in cfgs)
-    step = 1 if is_integer(dtype) else 2e-3 if dtype == np.float16 else 1e-6
+    tiled, y = (Denoiser(lambda b: 0.9 * b - 0.03, d.card, cfg)(x, alpha=True) for cfg in cfgs)
+    step = {np.uint8: 1, np.uint16: 16, np.float16: 2e-3}.get(dtype, 4e-4)
     assert np.abs(np.float64(y) - tiled).max() <= step
     assert np.abs(y.mean((0, 1), np.float64) - x.mean((0, 1), np.float64)).max() <= step / 2 * 1.001
     assert (y[..., 3] == x[..., 3]).all()
@@ -185,21 +197,16 @@ def test_a_shift_of_levels_is_taken_back_by_one_constant(box, dtype, strength):
 
 def test_no_data_does_not_count_for_the_levels(box):
     d = Denoiser.load(box, value_range=(5000, 10000))
-    loses = Denoiser(lambda b: np.where(b < -0.5, b + 0.4, b), d.card, d.cfg)
-    scene = np.full((50, 50, 3), 7000, np.uint16)
-    scene[:, :20] = 0
-    assert (loses(scene)[:, 20:] == 7000).all()
+    loses = Denoiser(lambda b: np.where(b > 0.3, b, b + 0.4), d.card, d.cfg)
+    scene = (6900 + 200 * noise(50, 50, 3)).astype(np.uint16)
+    scene[:, :20] = 40
+    assert (loses(scene, nodata=(40,) * 3) == scene).all()
 
 
 BAD = [
-    (np.full((20, 20), np.nan, np.float32), "NaN"),
-    (np.full((20, 20), np.inf), "NaN or infinite"),
-    (np.full((20, 20), -np.inf, np.float16), "NaN or infinite"),
-    (np.full((20, 20, 3), 255.0), "from 255"),
-    (np.zeros((20, 20), np.int32), "int32"),
-    (np.zeros((20, 20), bool), "bool"),
+    (np.zeros((20, 20), complex), "complex"),
+    (np.zeros((20, 20), "datetime64[s]"), "datetime64"),
     (np.zeros((0, 20), np.uint8), "empty"),
-    (np.zeros((20, 20, 7), np.uint8), "7"),
     (np.zeros(20, np.uint8), "no picture"),
     (np.zeros((2, 20, 20, 3), np.uint8), "no picture"),
 ]
@@ -212,16 +219,82 @@ def test_bad_arrays(box, strength, bad, what):
         Denoiser.load(box, strength=strength)(bad)
 
 
+# rasters: what is invalid, odd types and bands
+
+ODD = [np.int8, np.int16, np.int32, np.uint32, np.int64, np.float16, np.float32, np.float64, ">u2", ">f4"]
+
+
+@pytest.mark.parametrize("dtype", ODD)
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 7])
+def test_any_type_and_number_of_bands(smooth, dtype, bands):
+    "Noise goes in all bands, nodata stays and comes up nowhere else, no value leaves the range"
+    rng = np.random.default_rng(bands)
+    clean = np.add.outer(np.linspace(20, 60, 70), np.linspace(0, 40, 80))[..., None] + np.arange(bands)
+    x = (clean + rng.normal(0, 4, (70, 80, bands))).astype(dtype)
+    hole = np.zeros(x.shape[:2], bool)
+    hole[:9], hole[40:50, 20:60] = True, True
+    x[hole] = 7
+    y = smooth(x, nodata=(7,) * bands, alpha=False)
+    assert y.dtype == x.dtype and (y[hole] == 7).all()
+    before, after = (np.square(a[~hole].astype(float) - clean[~hole]).mean(0) for a in (x, y))
+    assert (after < .4 * before).all(), (before, after)
+    lost = (y[~hole] == 7) & (x[~hole] != 7)
+    assert not lost.any() and y[~hole].min() >= x[~hole].min() and y[~hole].max() <= x[~hole].max()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_no_valid_value_becomes_nodata(smooth, dtype):
+    "Values on both sides of the nodata value, whose mean it is"
+    x = np.where(np.random.default_rng(0).random((60, 70, 3)) < .5, 98, 102).astype(dtype)
+    x[:20], x[30, 30] = 100, 100
+    y = smooth(x, nodata=(100,) * 3)
+    assert (y[:20] == 100).all() and (y[30, 30] == 100).all() and (y != x).any()
+    assert (y == 100).sum() == (x == 100).sum()
+
+
+def test_nan_masks_and_alpha_are_invalid(smooth):
+    d, x = smooth, noise(60, 70, 3)
+    hole = np.zeros((60, 70), bool)
+    hole[10:20, 30:50] = True
+    with_nan = np.where(hole[..., None], np.nan, x)
+    by_mask = np.ma.array(np.where(hole[..., None], 9, x), mask=np.repeat(hole[..., None], 3, 2))
+    cut_out = np.dstack([np.where(hole[..., None], 9, x), ~hole])
+    results = d(with_nan), d(by_mask), d(cut_out)[..., :3], d(np.where(hole[..., None], -1e30, x), valid=~hole)
+    assert np.isnan(results[0][hole]).all() and (results[1].mask == by_mask.mask).all()
+    for y in results: assert np.abs(np.asarray(y)[~hole] - results[0][~hole]).max() < 1e-6
+    assert np.abs(results[0][~hole] - d(x)[~hole]).max() < .6  # nothing of 9 or -1e30 was smeared inwards
+
+
+def test_a_hot_pixel_and_a_wrong_declared_range_do_no_harm(smooth):
+    x = noise(60, 70, 3)
+    hot = x.copy()
+    hot[30, 30] = 1e6
+    d, far = smooth, np.ones((60, 70), bool)
+    far[28:33, 28:33] = False
+    assert np.abs(d(hot) - d(x))[far].max() < .02 and d(hot)[30, 30] == pytest.approx(1e6, rel=1e-5)
+    unit = Denoiser(d.engine, d.card, d.cfg.model_copy(update={"value_range": (0, 1)}))
+    declared = unit(np.where(np.arange(70)[:, None] < 9, -9999, x))
+    assert np.abs(declared[:, 12:] - d(x)[:, 12:]).max() < .05 and (declared[:, :9] < -9990).all()
+
+
+def test_maps_of_classes_are_left_alone(box):
+    d, crops = Denoiser.load(box), np.repeat(np.repeat(noise(9, 9, dtype=np.uint8) % 12, 12, 0), 12, 1)
+    for x in (crops, crops.astype(np.int16), crops > 5, np.dstack([crops] * 3) * 20, np.zeros((30, 30), np.uint16)):
+        assert (d(x) == x).all() and d.diagnose(x).left
+    assert "12 classes" in d.diagnose(crops).left and (d(crops, force=True) != crops).any()
+    assert d.diagnose(noise(90, 90, dtype=np.uint8)).left is None
+
+
 # memory, imports
 
 
-def test_memory_follows_the_tile(box):
-    "Beyond the result, an array of 25 MP takes no more than one of 6 MP."
+def test_memory(box):
+    "Beyond the result and the tile: twice the picture, and seven times where pixels are invalid"
     d = Denoiser.load(box, tile=512)
     d = Denoiser(lambda b: b, d.card, d.cfg)
+    x = np.tile(noise(500, 500, 3, dtype=np.uint8), (8, 8, 1))
 
-    def peak(side):
-        x = np.zeros((side, side, 3), np.uint8)
+    def peak():
         tracemalloc.start()
         try:
             d(x)
@@ -229,8 +302,10 @@ def test_memory_follows_the_tile(box):
         finally:
             tracemalloc.stop()
 
-    small, large = peak(2500), peak(5000)
-    assert large < 1.1 * small and large < 12 * 512 * 512 * 3 * 4
+    tile = 12 * 512 * 512 * 3 * 4
+    assert peak() < tile + 2 * x.nbytes
+    x[:1000] = 0
+    assert peak() < tile + 7 * x.nbytes
 
 
 HEAVY = {"tensorflow", "keras", "mlflow", "matplotlib", "torch", "jax", "skimage", "pandas", "openvino"}
@@ -252,7 +327,7 @@ def test_file_keeps_depth_and_says_what_was_done(box, tmp_path):
     denoise_file(d, sample("satellite"), out)
     before, after = read_image(sample("satellite")), read_image(out)
     assert after.data.dtype == np.uint16 and after.data.shape == before.data.shape
-    assert provenance_of(after) == d.provenance == f"agri_cae {serve.__version__} box@3 strength=1"
+    assert provenance_of(after) == d.provenance_for(1) == f"agri_cae {serve.__version__} box@3 strength=1"
     with pytest.raises(DenoisedBefore, match=r"out.tif.*--force"):
         denoise_file(d, out, tmp_path / "again.tif")
     assert not (tmp_path / "again.tif").exists()

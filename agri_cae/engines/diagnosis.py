@@ -62,7 +62,7 @@ def _sigma(data, span, valid):
     except TooSmall: return None
 
 def _group(data, valid, bands, value_range, measure):
-    "Range and noise of a `BandGroup`"
+    "Range and noise of a `BandGroup`; what is seen as grey needs its noise for the grain"
     group = Group(*bands, value_range or type_range(data.dtype), None)
     part, known, span, found = group.of(data), group.of(valid), group.span, None
     if span is None:
@@ -103,7 +103,8 @@ def _why_left(colours, valid, force):
     "A reason to leave a picture as it is, or None"
     if valid is not None and not valid.any(): return "it has no valid pixel"
     classes = None if force else count_classes(colours, valid)
-    return classes and f"it is a map of {classes} classes" if classes != 1 else "all of its values are equal"
+    if classes is None: return None
+    return "all of its values are equal" if classes == 1 else f"it is a map of {classes} classes"
 
 def _said(outside, nodata):
     "Warnings about a border without a tag"
@@ -132,6 +133,7 @@ def diagnose(
     left = _why_left(colours, known, force)
     groups = band_groups(colours, channels, known)
     if left: groups = [Group(*g, value_range or type_range(data.dtype) or (0., 1.), None) for g in groups]
-    else: groups = [_group(colours, known, g, value_range, measure and sigma is None) for g in groups]
+    else: groups = [_group(colours, known, g, value_range, sigma is None and (measure or len(g.bands) < channels))
+                   for g in groups]
     if sigma is not None: groups = [g._replace(sigma=sigma) for g in groups]
     return Diagnosis(colours, tuple(groups), known, nodata, left, _said(outside, nodata))

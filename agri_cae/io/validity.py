@@ -38,17 +38,24 @@ def outside_where(
 )->np.ndarray|None:  # (H, W) bool, or None
     "A constant outside: 0, or the largest value of an unsigned type, in all bands, from the border inwards."
     values = [0, np.iinfo(data.dtype).max] if data.dtype.kind == "u" else [0]
-    found = [_border_region((data == v).all(2)) for v in values]
+    found = [_border_region(_all_bands_are(data, v)) for v in values]
     found = [f for f in found if f is not None]
     return np.logical_or.reduce(found) if found else None
+
+def _all_bands_are(data, value):
+    flat = data[..., 0] == value
+    for i in range(1, data.shape[2]): flat &= data[..., i] == value
+    return flat
 
 def _border_region(flat):
     "The parts of a mask (H, W) that touch the border, or None when they are small"
     least = max(1, _LEAST * flat.size)
     if flat.sum() < least: return None
-    _, labels = cv2.connectedComponents(flat.astype(np.uint8), connectivity=4)
-    edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
-    region = np.isin(labels, edge[edge > 0])
+    count, labels = cv2.connectedComponents(flat.view(np.uint8), connectivity=4)
+    at_border = np.zeros(count, bool)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]): at_border[side] = True
+    at_border[0] = False   # what is not flat
+    region = at_border[labels]
     return region if region.sum() >= least else None
 
 # %% ../../nbs/io/15_validity.ipynb #8e7dc147
@@ -62,15 +69,19 @@ def valid_where(
     "Which pixels are measurements."
     common = [m for m in (mask, None if alpha is None else alpha > 0, None if outside is None else ~outside)
               if m is not None]
-    bands = [np.ones(data.shape[:2], bool) for _ in range(data.shape[2])]
-    for i, band in enumerate(bands):
-        invalid = says_nodata(data[..., i], nodata[i] if nodata else None), _not_finite(data[..., i])
-        for m in invalid:
-            if m is not None: band &= ~m
-        for m in common: band &= m[..., i] if m.ndim == 3 else m
-    if all(b.all() for b in bands): return None
+    bands = [_valid_band(data[..., i], nodata and nodata[i], [m if m.ndim == 2 else m[..., i] for m in common])
+             for i in range(data.shape[2])]
+    if all(b is None for b in bands): return None
+    bands = [np.ones(data.shape[:2], bool) if b is None else b for b in bands]
     if all((b == bands[0]).all() for b in bands): return bands[0]
     return np.stack(bands, 2)
+
+def _valid_band(band, nodata, common):
+    "(H, W), or None when all pixels of a band are valid"
+    invalid = [m for m in (says_nodata(band, nodata), _not_finite(band)) if m is not None and m.any()]
+    known = [*common, *(~m for m in invalid)]
+    valid = np.logical_and.reduce(known) if known else None
+    return None if valid is None or valid.all() else valid
 
 # %% ../../nbs/io/15_validity.ipynb #f62384e1
 def fill_nearest(
@@ -85,11 +96,13 @@ def fill_nearest(
 def _from_nearest(data, valid):
     "(H, W) or (H, W, bands), with one mask (H, W)"
     if valid.all(): return data.copy()
-    _, labels = cv2.distanceTransformWithLabels(
-        (~valid).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    place = np.zeros(labels.max() + 1, np.intp)
+    labels = cv2.distanceTransformWithLabels(
+        (~valid).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    place = np.zeros(labels.max() + 1, np.uint32)
     place[labels[valid]] = np.flatnonzero(valid)
-    return data.reshape(valid.size, -1)[place[labels]].reshape(data.shape)
+    out, flat = data.copy(), data.reshape(valid.size, -1)
+    out[~valid] = flat[place[labels[~valid]]].reshape(-1, *data.shape[2:])
+    return out
 
 # %% ../../nbs/io/15_validity.ipynb #d78af3ad
 _CLASSES, _EQUAL = 256, .7   # at most so many values; at least so many neighbours are equal
@@ -101,9 +114,9 @@ def count_classes(
     "How many classes a map has."
     if data.dtype.kind not in "iub": return None
     if data.dtype.kind == "b": return 2
+    if len(np.unique(_codes(data[::8, ::8]))) > _CLASSES: return None
     codes = _codes(data)
     if valid is not None: valid = valid if valid.ndim == 2 else valid.all(2)
-    if len(np.unique(codes[::8, ::8])) > _CLASSES: return None
     if _equal_neighbours(codes, valid) <= _EQUAL: return None
     count = len(np.unique(codes if valid is None else codes[valid]))
     return count if count <= _CLASSES else None

@@ -71,12 +71,13 @@ def test_accept_of_any_kind():
 
 def test_strength_sigma_tile_range(c, box):
     d, a = Denoiser.load(box), read_image(SMALL)
+    auto = with_settings(d, strength="auto")
     def pixels(q, **kw): return read_image(post(c, f"/v1/denoise?{q}", **kw).content).data
     assert np.array_equal(pixels("strength=0"), a.data)
     assert np.array_equal(pixels("strength=0.5"), with_settings(d, strength=.5)(a.data))
     assert (
         post(c, "/v1/denoise?strength=auto").headers["X-Strength"]
-        == f"{with_settings(d, strength='auto').settled(a.data).cfg.strength:g}"
+        == f"{auto.strength_for(auto.diagnose(a)):g}"
     )
     told = post(c, "/v1/denoise?sigma=2")
     assert told.headers["X-Strength"] == "0.5" and told.headers["X-Noise-Sigma"] == "2.00"
