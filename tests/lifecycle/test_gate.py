@@ -36,14 +36,14 @@ def refused(tmp_path, monkeypatch):
     "A version that blurs, and was refused"
     monkeypatch.setenv("AGRI_CAE_HOME", str(tmp_path / "home"))
     bad = version(box_model(tmp_path / "bad"))
-    first = promote(progress=False)
+    first = promote(progress=False, side=96)
     assert not first.promote and first.reason.startswith("may be worse on the test pictures")
     assert not aliases().get("champion") and get_version(bad).tags["refused"] == first.reason
     return bad
 
 
 def stays_refused(name):
-    again = promote(name, progress=False, margin=-99, tolerance=99)
+    again = promote(name, progress=False, margin=0, tolerance=99)
     assert not again.promote and again.reason.startswith("was refused already: may be worse"), again
     assert "not promoted: was refused already" in call("models", "promote", name, "-q", rc=1).stdout
 
@@ -67,7 +67,7 @@ def test_it_is_refused_after_a_rollback(refused, tmp_path):
 
 def test_it_is_refused_after_another_one_was(refused, tmp_path):
     another = version(box_model(tmp_path / "another", side=5))
-    assert not promote(progress=False).promote
+    assert not promote(progress=False, side=96).promote
     stays_refused(another)
     stays_refused(refused)
 
@@ -85,6 +85,7 @@ def test_the_only_way_around_wants_a_reason(refused):
 
 def test_the_first_champion_is_better_than_the_shipped_one(refused):
     good = version(weights_path("base"))
-    first = promote(progress=False)
+    first = promote(progress=False, side=96)
     assert first.promote and first.reason.startswith("better on the test pictures"), first
+    assert get_version(good).tags["psnr_test"].startswith("noisy 20.")
     assert aliases() == {"champion": good}
