@@ -81,15 +81,17 @@ def comparison_report(
     return "\n\n".join([title, verdict_text(comparison, limits), *sections]) + "\n"
 
 # %% ../../nbs/benchmark/16_comparison.ipynb #e42dd528
-def _colour(s, limits):
-    "Green: all of the interval is a gain. Red: all of it is a loss beyond the limit"
+def _colour(s, limits, least):
+    "Green: all of the interval is a gain. Red: all of it is a loss beyond the limit. Grey: decides nothing"
+    judged = s.kind == "whole" or s.pictures >= least
+    if s.domain not in DECIDING or not judged: return "grey"
     if s.low > 0: return "C2"
     return "C3" if s.high < -limits.slice_loss else "C0"
 
-def _slice_panel(ax, domain, some, limits):
+def _slice_panel(ax, domain, some, limits, least):
     "One domain"
     for y, s in enumerate(some):
-        colour = _colour(s, limits) if domain in DECIDING else "grey"
+        colour = _colour(s, limits, least)
         ax.plot([s.low, s.gain, s.high], [y] * 3, color=colour, lw=1.5)
         ax.plot(s.gain, y, "o", color=colour, ms=7 if s.kind == "whole" else 4)
         ax.plot(s.worst, y, "|", color="black", ms=6)
@@ -104,6 +106,7 @@ def _slice_panel(ax, domain, some, limits):
 def plot_slices(
     comparison:Comparison,  # of two models or more
     limits:Limits=STANDARD, # what a slice may lose
+    least:int=1,            # slices of fewer pictures are not judged
 ):                          # a matplotlib figure
     "Gain slice by slice, a panel for each domain. Raises `ConfigError` without matplotlib."
     plt, found = need("matplotlib.pyplot"), slices(comparison, limits)
@@ -112,7 +115,7 @@ def plot_slices(
     fig, axes = plt.subplots(len(panels), 1, figsize=(9, .2 * sum(heights)), dpi=70, squeeze=False,
                              sharex=True, layout="constrained", height_ratios=heights)
     for ax, (domain, some) in zip(axes[:, 0], panels.items(), strict=True):
-        _slice_panel(ax, domain, some, limits)
+        _slice_panel(ax, domain, some, limits, least)
     reach = 1.15 * max(.4, *(abs(v) for s in found for v in (s.low, s.high, s.worst)))
     ticks = [-10, -3, -1, -.3, -.1, 0, .1, .3, 1, 3, 10]
     ax.set_xscale("symlog", linthresh=.3)

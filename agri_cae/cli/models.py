@@ -213,8 +213,8 @@ _Gain = Annotated[float, typer.Option(help="Least gain over the champion, dB.")]
 _Anyway = Annotated[bool, typer.Option("--anyway", help="Promote it, whatever the gate says or has said.")]
 _Why = Annotated[str, typer.Option("--reason", help="Why it is promoted anyway; kept as a tag.")]
 _GateOut = Annotated[str, typer.Option("--out", help="Folder for a report with all scores, slices and pictures.")]
-_Reason = Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")]
 
+# %% ../../nbs/cli/03_models.ipynb #d5e42c44
 @models_app.command("promote")
 def models_promote(
     version: _Version = "challenger", # number or alias
@@ -245,6 +245,9 @@ def _gate_text(result, out):
     from agri_cae.lifecycle.shots import TEST
     table = score_table(result.comparison, TEST, aligned=True)
     return "\n".join(["", table, *([str(Path(out) / "report.md")] if out else [])])
+
+# %% ../../nbs/cli/03_models.ipynb #a42cc444
+_Reason = Annotated[str, typer.Option(help="Kept as a tag of the version that goes.")]
 
 @models_app.command("rollback")
 def models_rollback(

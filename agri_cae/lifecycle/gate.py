@@ -32,6 +32,7 @@ def gate_models(
     if not champion: models[SHIPPED[0]] = shipped[SHIPPED[0]]
     return models | {name: d for name, d in shipped.items() if bands in (1, d.card.channels)}
 
+# %% ../../nbs/lifecycle/04_gate.ipynb #2f92cbf2
 def run_gate(
     version:str,        # number of the challenger
     sets:dict,          # domain, such as `TEST` -> `EvalConfig`; the first one's noise counts

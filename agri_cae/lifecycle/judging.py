@@ -48,22 +48,23 @@ def whole_sets(
 def _better(found, domain, margin):
     "Whether the mean gain is large enough and not luck"
     if domain not in found: return False, f"there is no noise in the {domain}"
-    gain = found[domain]
-    if gain.gain >= margin and gain.low > 0: return True, f"better on the {domain}: {gain}"
-    wanted = f"wanted {margin:+.2f} dB and an interval above 0"
-    return False, f"is not clearly better on the {domain}: {gain}; {wanted}"
+    gain, wanted = found[domain], f"wanted {margin:+.2f} dB and an interval above 0"
+    met = gain.gain >= margin and gain.low > 0
+    words = f"on the {domain}: {gain}"
+    return met, f"better {words}" if met else f"is not clearly better {words}; {wanted}"
 
 def _no_worse(found, tolerance):
     "Whether nothing that was known is forgotten"
     if TEST not in found: return False, f"there is no noise in the {TEST}"
-    if found[TEST].low < -tolerance: return False, f"may be worse on the {TEST}: {found[TEST]}"
-    return True, f"no worse on the {TEST}: {found[TEST]}"
+    met = found[TEST].low >= -tolerance
+    return met, f"{'no' if met else 'may be'} worse on the {TEST}: {found[TEST]}"
 
 def _means(comparison, cfg):
     "What the mean gains say"
-    found, no_worse = whole_sets(comparison), _no_worse(whole_sets(comparison), cfg.tolerance)
-    if any(r.domain == NEW for r in comparison.rows): return _better(found, NEW, cfg.margin), no_worse
-    return (_better(found, TEST, cfg.margin) if no_worse[0] else no_worse,)
+    found, domains = whole_sets(comparison), {r.domain for r in comparison.rows}
+    better, no_worse = _better(found, NEW if NEW in domains else TEST, cfg.margin), _no_worse(found, cfg.tolerance)
+    if NEW in domains: return better, no_worse
+    return (better if no_worse[0] else no_worse,)
 
 # %% ../../nbs/lifecycle/02_judging.ipynb #03d7beec
 def judge(

@@ -54,13 +54,13 @@ def gate_report(
     "The decision, what was asked, and all scores."
     found, shown = result.comparison, {name: f"![{name.replace('_', ' ')}]({name}.png)" for name in figures}
     checks = (f"- {'met' if met else '**not met**'}: {text}" for met, text in result.checks)
-    parts = [f"# {'Promoted' if result.promote else 'Not promoted'}", f"{result.reason}.",
-             "## What was asked", "\n".join(checks), shown.get("slices")]
+    parts = [f"# {'Promoted' if result.promote else 'Not promoted'}", "What was asked:", "\n".join(checks),
+             shown.get("slices")]
     for domain in dict.fromkeys(r.domain for r in found.rows):
         table = slice_table(found, domain, judged=lambda s: slice_verdict(s, cfg))
         parts += [f"## {domain.capitalize()}", score_table(found, domain), table]
     parts += ["## Pictures that lose most, or gain least", worst_table(found), shown.get("least_gained")]
-    if "most_gained" in shown: parts += ["## Pictures that gain most", shown["most_gained"]]
+    parts += ["## Pictures that gain most", shown["most_gained"]] if figures else []
     return "\n\n".join(filter(None, parts)) + "\n"
 
 # %% ../../nbs/lifecycle/03_report.ipynb #23002681
@@ -77,7 +77,7 @@ def write_gate(
     except OSError as e:
         raise OutputError(folder, f"cannot be made ({e.strerror})", "Choose another folder") from None
     rows = worst_rows(found, len(shots))
-    figures = dict(slices=plot_slices(found, Limits(slice_loss=cfg.slice_loss)),
+    figures = dict(slices=plot_slices(found, Limits(slice_loss=cfg.slice_loss), cfg.slice_pictures),
                    least_gained=plot_rows(found, models, shots, rows[:3]),
                    most_gained=plot_rows(found, models, shots, rows[:-3:-1]))
     for name, figure in figures.items(): save_figure(figure, folder / f"{name}.png")

@@ -117,8 +117,8 @@ def write_outcome(
     write_text(outcome.folder / "report.json", json.dumps(facts, indent=1))
     report = outcome.folder / "report.md"   # a version was judged: the gate has written it
     text = report.read_text("utf-8") if outcome.version else f"# Not promoted\n\n{outcome.reason}.\n"
-    if why: text += "\n## Left out\n\n" + "".join(f"- {file}: {reason}\n" for file, reason in why.items())
-    write_text(report, text)
+    left_out = "".join(f"- {file}: {reason}\n" for file, reason in why.items())
+    write_text(report, f"{text}\n## Left out\n\n{left_out}" if why else text)
     log.info("%s: %s", "promoted" if outcome.promoted else "not promoted", outcome.reason)
 
 # %% ../../nbs/lifecycle/06_retrain.ipynb #c76e31c9

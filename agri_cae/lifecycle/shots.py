@@ -39,8 +39,8 @@ def camera_facts(
     below = tags.get(Tag.ExifIFD)
     found = values(below, Tag.PhotographicSensitivity) if isinstance(below, Tags) else ()
     facts = {"camera": camera} if camera else {}
-    if found and isinstance(found[0], int) and found[0] > 0: facts["ISO"] = str(iso_stop(found[0]))
-    return facts
+    known = found and isinstance(found[0], int) and found[0] > 0
+    return facts | ({"ISO": str(iso_stop(found[0]))} if known else {})
 
 # %% ../../nbs/lifecycle/01_shots.ipynb #ea6eb92d
 def read_tags(
