@@ -147,16 +147,16 @@ def plot_rows(
     rows:list,             # of the comparison, none of drawn meshes
     size:float=1.9,        # width of a picture, inches
 ):                         # a matplotlib figure
-    """Noisy, reference, challenger and clean: of each picture the piece on which the two differ most. Raises
-    `ConfigError` without matplotlib."""
+    """Noisy, reference, challenger and clean: of each picture the piece on which the two differ most, in its first
+    three bands. Raises `ConfigError` without matplotlib."""
     images, titles = [], []
     pair = comparison.models[1::-1]      # reference, challenger
     for r in rows:
         p, sigma = photos[r.index], r.condition[0].isdigit()
         noisy = noisy_photo(p, float(r.condition) if sigma else r.condition, r.index, comparison.seed)
         old, new = (models[m](noisy.copy()) for m in pair)
-        piece = differing_piece(old, new)
-        images += [x[piece] for x in (noisy, old, new, p.clean)]
+        piece, bands = differing_piece(old, new), 3 if p.clean.shape[2] >= 3 else 1
+        images += [x[piece][..., :bands] for x in (noisy, old, new, p.clean)]
         restored = [f"{m}: {r.psnr[m]:.2f}" for m in pair]
         titles += [f"{p.name[-24:]}\n{noise_words(r.condition)}: {r.noisy:.2f}", *restored, "clean"]
     return show_images(images, titles, cols=4, size=size)

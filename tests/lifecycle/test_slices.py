@@ -8,6 +8,7 @@ import pytest
 from made_pictures import window
 
 from agri_cae.benchmark.compare import compare_models
+from agri_cae.benchmark.photos import Photo
 from agri_cae.config import ConfigError, DataError, EvalConfig
 from agri_cae.io.exif import pack_exif
 from agri_cae.io.formats import Meta
@@ -165,6 +166,15 @@ def test_the_shipped_models_are_shown(tmp_path, monkeypatch, crowned):
     assert all(f"{name} " in kept["psnr_test"] for name in ("noisy", *rows)) and "noisy 2" in kept["reason"]
     for bands, shown in ((1, rows), (5, [n for n in rows if n not in ("base", *["fast"] * crowned)])):
         assert [*gate.gate_models("7", "3" if crowned else "", bands)] == shown
+
+
+def test_pictures_of_many_bands(tmp_path):
+    rng = np.random.default_rng(0)
+    photos = [Photo(f"{i}.tif", rng.random((20, 30, 5), np.float32), domain=TEST) for i in range(3)]
+    models = dict(challenger=lambda x: x * 0.9, champion=lambda x: x * 0.8)
+    result = judge(compare_models(models, photos, (25.0,), patterns=False, progress=False))
+    write_gate(result, models, photos, GateConfig(), tmp_path)
+    assert (tmp_path / "least_gained.png").exists()
 
 
 def test_what_cannot_be_measured(tmp_path):
