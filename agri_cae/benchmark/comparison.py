@@ -136,7 +136,7 @@ def differing_piece(
     h, w = (min(side, n) for n in a.shape[:2])
     sums = cv2.boxFilter(np.square(a - b).sum(2), -1, (w, h), anchor=(0, 0))
     sums = sums[:a.shape[0] - h + 1, :a.shape[1] - w + 1]   # where the piece lies inside
-    y, x = np.unravel_index(sums.argmax(), sums.shape)
+    y, x = map(int, np.unravel_index(sums.argmax(), sums.shape))
     return slice(y, y + h), slice(x, x + w)
 
 # %% ../../nbs/benchmark/16_comparison.ipynb #b523794b
