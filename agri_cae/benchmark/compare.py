@@ -33,7 +33,9 @@ class Row(BaseModel):
     index: int = Field(description="its place in the list, which gives it its noise")
     family: str = Field(description="kind of picture")
     collection: str = Field(description="where it comes from")
-    domain: str = Field(description="in, out, own, drawn, or the name of a set that decides nothing")
+    domain: str = Field(description="a key of agri_cae.benchmark.photos.DECIDING, or the name of a set that "
+                                    "decides nothing")
+    groups: dict[str, str] = Field({}, description="further slices: kind, such as camera -> name")
     condition: str = Field(description="sigma of white noise in 8-bit units, name of a recipe, clean, or paired")
     sigma: float = Field(description="root mean square of noisy - clean, 8-bit units")
     noisy: float = Field(description="PSNR of the noisy picture, dB, at most 99")
@@ -78,7 +80,7 @@ def noisy_photo(
 # %% ../../nbs/benchmark/13_compare.ipynb #766f441b
 def _rows(models, photo, index, conditions, seed):
     "One picture under all conditions"
-    about = {k: getattr(photo, k) for k in ("family", "collection", "domain")}
+    about = {k: getattr(photo, k) for k in ("family", "collection", "domain")} | {"groups": photo.groups or {}}
     def score(x): return round(min(LIMIT, psnr(x, photo.clean)), 4)
     for c in conditions if photo.noisy is None else ("paired",):
         noisy = noisy_photo(photo, c, index, seed)
@@ -90,9 +92,10 @@ def _rows(models, photo, index, conditions, seed):
 # %% ../../nbs/benchmark/13_compare.ipynb #429c6360
 def compare_models(
     models:dict,                         # name -> denoiser: challenger, reference, others
-    photos,                              # list of `Photo`
+    photos,                              # list of `Photo`, or another sequence, which may read them one by one
     conditions:tuple=COMPARE_CONDITIONS, # kinds of noise that `agri_cae.evaluate.degrade` knows
     seed:int=1000,                       # of the noise of the first picture
+    patterns:bool=True,                  # whether drawn patterns are looked at, too
     progress:bool=True,                  # a bar on a terminal, unless TQDM_DISABLE is set
 )->Comparison:
     """The same pictures and noise for all. Raises `ConfigError` for fewer than two models, `DataError`
@@ -102,11 +105,11 @@ def compare_models(
         raise ConfigError("compare", what, "Give a challenger and a reference")
     if not photos:
         raise DataError("compare", "was given no pictures", "Name a folder of pictures")
-    photos, rows = with_meshes([*photos]), []
+    colour = patterns and photos[0].clean.shape[-1] == 3
+    photos, rows = with_meshes([*photos]) if patterns else photos, []
     bar = tqdm(photos, desc="compare", unit="picture", disable=no_bar(progress))
     for i, p in enumerate(bar):
         rows += _rows(models, p, i, conditions, seed)
-    colour = photos[0].clean.shape[-1] == 3
-    patterns = {n: check_patterns(f) for n, f in models.items()} if colour else {}
+    drawn = {n: check_patterns(f) for n, f in models.items()} if colour else {}
     return Comparison(models=[*models], seed=seed, versions=versions(PACKAGES), rows=rows,
-                      patterns=patterns)
+                      patterns=drawn)

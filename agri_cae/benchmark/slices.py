@@ -42,7 +42,7 @@ def gain_of(
 
 # %% ../../nbs/benchmark/14_slices.ipynb #66938e2d
 BANDS = (0, 10, 20, 40)   # lower bounds of the slices of noise level, 8-bit units
-SLICE_KINDS = ("whole", "noise", "family", "collection", "level")   # of slices, in the order of tables
+SLICE_KINDS = ("whole", "noise", "family", "collection", "folder", "camera", "ISO", "level")   # in the order of tables
 
 def noise_band(
     sigma:float, # 8-bit units
@@ -57,10 +57,11 @@ def slices_of(
     "The slices that a row belongs to."
     yield "noise", "clean" if row.clean else row.condition
     if row.clean: return
-    yield "whole", "mean over families"
+    yield "whole", "mean over families" if row.family else "all pictures"
     for kind in ("family", "collection"):
         name = getattr(row, kind)
         if name: yield kind, name
+    yield from row.groups.items()
     if row.condition[0].isalpha() and row.condition != "paired":
         yield "level", noise_band(row.sigma)
 
@@ -83,6 +84,11 @@ class Slice(NamedTuple):
     def title(self):
         "As tables name it."
         return self.name if self.kind == "whole" else f"{self.kind}: {self.name}"
+
+    def __str__(self):
+        new, old = [*self.psnr.values()][:2]
+        gain = f"{self.gain:+.2f} dB ({self.low:+.2f} to {self.high:+.2f}, {self.pictures} pictures)"
+        return f"{gain}: {new:.2f} instead of {old:.2f} dB, noisy {self.noisy:.2f}"
 
 # %% ../../nbs/benchmark/14_slices.ipynb #aa9618f2
 def _slice(key, rows, models, clean):
@@ -118,7 +124,7 @@ def slices(
     return [_slice(k, groups[k], comparison.models, limits.clean) for k in sorted(groups, key=place)]
 
 # %% ../../nbs/benchmark/14_slices.ipynb #8f524cdb
-JUDGED = ("in", "out", "own")   # domains whose pictures count one by one
+JUDGED = ("in", "out", "own", "test pictures", "new pictures")   # domains whose pictures count one by one
 
 def worst_rows(
     comparison:Comparison,  # of two models or more

@@ -102,18 +102,20 @@ def extra(
 
 # %% ../../nbs/cli/00_common.ipynb #92d22700
 def parse_sets(
-    sets:list|None, # "key=value"; the later of two wins
-)->dict:            # key -> value
+    sets:list|None,      # "key=value"; the later of two wins
+    option:str="--set",  # named in the error
+    name:str="epochs",   # of a value, for an example
+)->dict:                 # key -> value
     "Single values of a configuration. Raises `ConfigError` for what is not key=value or not YAML."
     import yaml
-    example = "Write it like --set epochs=20"
+    example = f"Write it like {option} {name}=20"
     pairs = [s.partition("=") for s in sets or ()]
     for key, eq, _ in pairs:
         if not eq:
-            raise usage_error(f"--set {key}", "is not of the form key=value", example)
+            raise usage_error(f"{option} {key}", "is not of the form key=value", example)
     try: return {key.strip(): yaml.safe_load(value) for key, _, value in pairs}
     except yaml.YAMLError as e:
-        raise usage_error("--set", f"is not a value ({str(e).splitlines()[0]})", example) from None
+        raise usage_error(option, f"is not a value ({str(e).splitlines()[0]})", example) from None
 
 def parse_numbers(
     text:str,   # numbers, separated by commas

@@ -73,6 +73,7 @@ class Tag(IntEnum):
     GPSIFD = 34853
     InteroperabilityIFD = 40965
     MakerNote = 37500
+    PhotographicSensitivity = 34855
     PixelXDimension = 40962
     PixelYDimension = 40963
     LensModel = 42036

@@ -101,9 +101,10 @@ def _now(): return datetime.now(UTC).isoformat(timespec="milliseconds").replace(
 def refuse(
     version:str, # number
     reason:str,  # why it does not become champion
+    **tags,      # further ones
 ):
     "Keep as a tag that a version has not passed the gate."
-    _tag(version, refused=reason, refused_at=_now())
+    _tag(version, refused=reason, refused_at=_now(), **tags)
 
 def crown(
     version:str, # number

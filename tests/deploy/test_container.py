@@ -36,7 +36,7 @@ mount --bind "$kept" "$root$volume"
 exec chroot --userspec="$user" --groups= "$root" env -i "$@"
 """
 
-COUNT = "from agri_cae.monitoring.log import PredictionLog; print(len(PredictionLog().read()))"
+COUNT = "from agri_cae.monitoring.log import PredictionLog; print(PredictionLog().newest())"
 
 
 def run(*cmd, **kw):

@@ -36,14 +36,14 @@ def refused(tmp_path, monkeypatch):
     "A version that blurs, and was refused"
     monkeypatch.setenv("AGRI_CAE_HOME", str(tmp_path / "home"))
     bad = version(box_model(tmp_path / "bad"))
-    first = promote(progress=False)
+    first = promote(progress=False, side=96)
     assert not first.promote and first.reason.startswith("may be worse on the test pictures")
     assert not aliases().get("champion") and get_version(bad).tags["refused"] == first.reason
     return bad
 
 
 def stays_refused(name):
-    again = promote(name, progress=False, margin=-99, tolerance=99)
+    again = promote(name, progress=False, margin=0, tolerance=99)
     assert not again.promote and again.reason.startswith("was refused already: may be worse"), again
     assert "not promoted: was refused already" in call("models", "promote", name, "-q", rc=1).stdout
 
@@ -67,7 +67,11 @@ def test_it_is_refused_after_a_rollback(refused, tmp_path):
 
 def test_it_is_refused_after_another_one_was(refused, tmp_path):
     another = version(box_model(tmp_path / "another", side=5))
-    assert not promote(progress=False).promote
+    said = call("models", "promote", "--limit", "side=96", "--out", tmp_path / "report", "-q", rc=1).stdout
+    assert said.startswith("not promoted: may be worse") and str(tmp_path / "report" / "report.md") in said
+    assert all(f"| {name} " in said for name in ("noisy", "challenger", "fast", "base"))
+    assert (tmp_path / "report" / "report.md").read_text().startswith("# Not promoted")
+    assert "fast 2" in get_version(another).tags["psnr_test"]
     stays_refused(another)
     stays_refused(refused)
 
@@ -76,6 +80,8 @@ def test_the_only_way_around_wants_a_reason(refused):
     for wrong in (["--anyway"], ["--anyway", "--reason", " "], ["--reason", "why not"]):
         said = call("models", "promote", *wrong, rc=2).stderr
         assert "--anyway: and --reason belong together" in said and "champion" not in aliases()
+    said = call("models", "promote", "--limit", "slice=1", rc=2).stderr
+    assert "--margin or --limit: slice: unknown key" in said and "champion" not in aliases()
     done = call("models", "promote", "--anyway", "--reason", "a demonstration")
     assert "promoted: anyway: a demonstration" in done.stdout
     tags = get_version(refused).tags
@@ -85,6 +91,7 @@ def test_the_only_way_around_wants_a_reason(refused):
 
 def test_the_first_champion_is_better_than_the_shipped_one(refused):
     good = version(weights_path("base"))
-    first = promote(progress=False)
+    first = promote(progress=False, side=96)
     assert first.promote and first.reason.startswith("better on the test pictures"), first
+    assert get_version(good).tags["psnr_test"].startswith("noisy 20.")
     assert aliases() == {"champion": good}

@@ -11,10 +11,10 @@ import pytest
 pytest.importorskip("keras")
 from agri_cae.config import ConfigError, TrainConfig, unflatten
 from agri_cae.io.images import read_image, sample
-from agri_cae.lifecycle import retrain as module
-from agri_cae.lifecycle.gate import Gain
+from agri_cae.lifecycle import gate, retrain as module
 from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
+from agri_cae.lifecycle.shots import NEW, TEST
 from agri_cae.monitoring.profile import find_profiles, load_profile, profile_of
 from agri_cae.tracking.store import register
 from agri_cae.train import train
@@ -42,8 +42,16 @@ def new(tmp_path):
 
 
 def gains(monkeypatch, test, on_new):
-    found = iter((Gain(test, test - 0.01, test + 0.01, 3), Gain(on_new, on_new - 0.01, on_new + 0.01, 2)))
-    monkeypatch.setattr(module, "measure_gain", lambda *a, **k: next(found))
+    "As if the challenger gained so much on each picture of both sets"
+    real, gained = gate.compare_models, {TEST: test, NEW: on_new}
+
+    def shifted(*args, **kw):
+        found = real(*args, **kw)
+        for r in found.rows:
+            r.psnr["challenger"] = r.psnr[found.models[1]] + gained[r.domain]
+        return found
+
+    monkeypatch.setattr(gate, "compare_models", shifted)
 
 
 def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, monkeypatch):
@@ -54,7 +62,7 @@ def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, mon
         cv2.imwrite(str(store / f"{i}.png"), photo[:, 320 * i : 320 * i + 300])
     first = train(unflatten(TrainConfig, TINY), tmp_path / "first", progress=False)
     crown(str(register(first.run_id).version), "the first")
-    cfg = RetrainConfig(store=str(store), params=TINY)
+    cfg = RetrainConfig(store=str(store), params=TINY, side=96)
     gains(monkeypatch, -0.3, 0.5)
     lost = retrain(new, cfg, tmp_path / "one", progress=False)
     assert not lost.promoted and "may be worse on the test pictures" in lost.reason
@@ -73,8 +81,11 @@ def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, mon
     held = sorted(p.name for p in (tmp_path / "two" / "held_back").rglob("*.png"))
     assert added and held and not set(added) & set(held) and len(added) + len(held) == 6
     report = json.loads((tmp_path / "two" / "report.json").read_text())
-    assert report["promoted"] and report["gains"]["new"]["mean"] == 0.5
-    assert (tmp_path / "two" / "most_gained.png").exists()
+    assert report["promoted"] and report["gains"]["new"]["gain"] == pytest.approx(0.5)
+    text = (tmp_path / "two" / "report.md").read_text()
+    assert text.startswith("# Promoted") and f"new pictures: {won.gains['new']}" in text
+    assert all(f"| {name} |" in text for name in ("noisy", "challenger", "champion", "fast", "base"))
+    assert (tmp_path / "two" / "most_gained.png").exists() and "champion " in get_version("3").tags["psnr_new"]
     again = retrain(new, cfg, tmp_path / "three", progress=False)  # by now they are known, but for those held back
     assert not again.promoted and f"{len(added)} is known already" in again.reason
 

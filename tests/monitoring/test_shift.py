@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("keras")
+from agri_cae.benchmark.compare import compare_models
 from agri_cae.config import EvalConfig, TrainConfig, unflatten
-from agri_cae.lifecycle.gate import measure_gain
+from agri_cae.lifecycle.judging import whole_sets
 from agri_cae.lifecycle.registry import aliases, crown, get_version
 from agri_cae.lifecycle.retrain import RetrainConfig, retrain
+from agri_cae.lifecycle.shots import NEW, Shots
 from agri_cae.serve import Denoiser
 from agri_cae.tracking.store import register
 from agri_cae.train import train
@@ -129,8 +131,9 @@ def as_long_on_leaves(cfg, first, folder):
     "What the champion gains on the new pictures when it is trained as long again without them"
     params = PARAMS | dict(folder=cfg.store, init_from=str(first.weights), lr=PARAMS["lr"] / 2)
     control = train(unflatten(TrainConfig, params), folder / "control", track=False, progress=False)
-    held_back = EvalConfig(folder=str(folder / "out" / "held_back"))
-    return measure_gain(Denoiser.load(first.weights), Denoiser.load(control.weights), held_back, progress=False)
+    shots = Shots({NEW: EvalConfig(folder=str(folder / "out" / "held_back" / "held"))})
+    models = dict(challenger=Denoiser.load(control.weights), champion=Denoiser.load(first.weights))
+    return whole_sets(compare_models(models, shots, EvalConfig().sigmas, patterns=False, progress=False))[NEW]
 
 
 def test_a_real_shift_promotes_the_challenger(champion, tmp_path):
