@@ -81,6 +81,14 @@ class LoadedModel:
         weights = model_path(model, engine)
         return cls(*load_engine(weights, engine, cfg.threads, cfg.precision, cfg.ensemble), cfg)
 
+    @classmethod
+    def for_evaluation(cls,
+        model:str|Path="fast",  # as for `load`
+        **fields,               # further fields of `ServeConfig`
+    ):                          # a `Denoiser`
+        "A model as evaluation, benchmark and gates measure it: at strength 1, for floats in [0, 1]."
+        return cls.load(model, **dict(strength=1, value_range=(0, 1)) | fields)
+
     @property
     def name(self)->str: # such as fast@3
         "Name and version of the model."

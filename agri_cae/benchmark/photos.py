@@ -138,4 +138,4 @@ def load_models(
         what = f"there is no shipped model of the preset {card.preset}"
         raise ConfigError("compare", what, "Name the reference")
     models = challenger, reference
-    return {n: Denoiser.load(m, strength=1) for n, m in zip(model_names(models), models, strict=True)}
+    return {n: Denoiser.for_evaluation(m) for n, m in zip(model_names(models), models, strict=True)}

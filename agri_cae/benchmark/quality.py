@@ -122,7 +122,7 @@ def measure_quality(
     cases = find_cases(cfg)
     paired, digest = cases[0].noisy is not None, case_digest(cases)
     noise = partial(_noise_of, case_pixels(cases[0], cases[0].clean), seed=cfg.noise_seed)
-    at_one, at_auto = ({n: Denoiser.load(p, threads=threads, strength=s) for n, p in models.items()}
+    at_one, at_auto = ({n: Denoiser.for_evaluation(p, threads=threads, strength=s) for n, p in models.items()}
                        for s in (1, "auto"))
     pictures = "pairs" if paired else pictures
     old = {s.key for s in known if s.pictures == pictures}

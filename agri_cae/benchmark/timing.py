@@ -83,7 +83,7 @@ def race_methods(
 )->list[Times]:            # models, baselines, published shapes
     "Denoisers as users call them, on `noisy_flower`, and the published shapes."
     noisy, before = noisy_flower(size), cv2.getNumThreads()
-    runners = {n: partial(Denoiser.load(p, threads=threads), noisy) for n, p in models.items()}
+    runners = {n: partial(Denoiser.for_evaluation(p, threads=threads), noisy) for n, p in models.items()}
     cv2.setNumThreads(threads or cores())
     try:
         runners |= {b: partial(baseline(b, 25), noisy) for b in baselines} | _net_runners(size, threads)

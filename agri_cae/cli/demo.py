@@ -51,7 +51,7 @@ def restore(
     clean = to_float(picture.data, unit)
     noisy = awgn(clean, sigma, index)
     restored = denoiser(noisy)
-    for what, x, mark in (("noisy", noisy, None), ("restored", restored, denoiser.provenance)):
+    for what, x, mark in (("noisy", noisy, None), ("restored", restored, denoiser.provenance_for(1))):
         file = folder/f"{name}_sigma{sigma:g}_{what}{path.suffix}"
         write_image(picture.with_data(from_float(x, picture.data.dtype, unit)), file, overwrite=True, provenance=mark)
     return Step(name, sigma, clean, noisy, restored)
@@ -142,7 +142,7 @@ def run_demo(
     What needs packages that are not installed is left out and named in `missing`. Raises `OutputError`."""
     out, cfg, missing, run_id = Path(out), EvalConfig(), [], ""
     _make_folder(out)
-    denoiser = Denoiser.load(model)
+    denoiser = Denoiser.for_evaluation(model)
     sigmas = ", ".join(f"{s:g}" for s in cfg.sigmas)
     log.info("restoring %d samples at sigma %s with %s", len(SAMPLES), sigmas, denoiser.card.name)
     figures = _restore_all(denoiser, cfg, out, progress)

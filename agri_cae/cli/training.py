@@ -166,7 +166,7 @@ def _evaluate(folder, models, sigmas, baselines, progress):
     from agri_cae.serve import Denoiser
     cfg = EvalConfig(folder=folder, sigmas=sigmas, baselines=tuple(baselines))
     models = [*dict.fromkeys(models)]
-    denoisers = {name: Denoiser.load(m) for name, m in zip(model_names(models), models, strict=True)}
+    denoisers = {name: Denoiser.for_evaluation(m) for name, m in zip(model_names(models), models, strict=True)}
     return evaluate(denoisers, cfg, progress=progress)
 
 # %% ../../nbs/cli/02_training.ipynb #019abe6b

@@ -27,8 +27,8 @@ def gate_models(
 )->dict:             # name -> `Denoiser`: the challenger, the one to beat, others
     "The models of a comparison. Raises `ModelError`."
     numbers = {"challenger": version, "champion": champion}
-    models = {name: Denoiser.load(f"models:/{MODEL}/{n}") for name, n in numbers.items() if n}
-    shipped = {name: Denoiser.load(name) for name in SHIPPED}
+    models = {name: Denoiser.for_evaluation(f"models:/{MODEL}/{n}") for name, n in numbers.items() if n}
+    shipped = {name: Denoiser.for_evaluation(name) for name in SHIPPED}
     if not champion: models[SHIPPED[0]] = shipped[SHIPPED[0]]
     return models | {name: d for name, d in shipped.items() if bands in (1, d.card.channels)}
 
