@@ -37,23 +37,28 @@ _WINDOWS = 4000   # drawn from the profile
 
 @lru_cache(16)
 def _resampled(groups, n):
-    "(windows, n) indices of pictures, from half as many groups as there are, drawn with replacement"
+    "(windows, m) indices of pictures: group after group at random, each from a random place in it"
     rng = np.random.default_rng(0)
-    names, size = np.unique(groups, return_counts=True)
+    _, size = np.unique(groups, return_counts=True)
     members, start = np.argsort(groups, kind="stable"), np.cumsum(size) - size
-    out = np.empty((_WINDOWS, n), np.int32)
+    at = np.arange(max(1, round(1 / (1 / n + 1 / len(groups)))))
+    out = np.empty((_WINDOWS, len(at)), np.int32)
     for row in out:
-        g = rng.integers(len(names), size=-(-len(names) // 2))
-        ends = np.cumsum(size[g])
-        at = rng.integers(ends[-1], size=n)
+        g = rng.integers(len(size), size=len(at))
+        ends, turn = np.cumsum(size[g]), rng.integers(size[g])
         k = np.searchsorted(ends, at, side="right")
-        row[:] = members[start[g[k]] + at - ends[k] + size[g[k]]]
+        row[:] = members[start[g[k]] + (at - ends[k] + turn[k]) % size[g[k]]]
     return out
 
 # %% ../../nbs/monitoring/03_drift.ipynb #9076594f
-# a standard deviation of the profile below this counts as this
-LEAST_SPREAD = dict(sigma=.5, brightness=2, contrast=2, saturation=.01, vegetation=.01,
-                    sharpness=.01, residual=.5, structure=.02, excess=.5)
+# a standard deviation of the profile below this counts as this; so does one below a tenth of the mean
+LEAST_SPREAD = dict(sigma=.5, brightness=2, contrast=2, saturation=.02, vegetation=.05,
+                    sharpness=.05, residual=.5, structure=.05, excess=.5)
+
+def _spread(name, ref):
+    "The standard deviation of a number of a profile, but for cameras that are very steady"
+    share = 0 if name in ("structure", "excess") else .1   # these two lie around 0
+    return max(float(ref.std()), LEAST_SPREAD[name], share * float(ref.mean()))
 
 class _Chance(NamedTuple):
     "One number of a profile, and how far windows of pictures from the profile are from it"
@@ -71,7 +76,7 @@ def _chance(profile, name, n):
     ref = ref[known]
     windows = ref[_resampled(tuple(np.array(profile.groups)[known].tolist()), n)]
     edges = np.unique([*np.quantile(ref, np.arange(10) / 10), np.nextafter(ref.max(), np.inf)])
-    ordered, spread = np.sort(ref), max(float(ref.std()), LEAST_SPREAD[name])
+    ordered, spread = np.sort(ref), _spread(name, ref)
     return _Chance(ordered, edges, spread, np.sort(_distance(windows, ordered)) / spread,
                    np.sort(_psi(windows, edges, ref)))
 
@@ -85,19 +90,28 @@ class Shift(NamedTuple):
     distance: float   # Wasserstein distance, standard deviations of the profile
     psi: float        # population stability index
     p: float          # that chance explains it, corrected for the number of comparisons
-    drifted: bool     # is it sure, and large enough?
+    drifted: bool     # is it sure, large enough, and does it last?
+    lasting: float=0. # the smaller distance of the two halves of the window
 
 def _share_beyond(sorted_values, value):
     "The share of values that are as large, never 0"
     return (1 + len(sorted_values) - np.searchsorted(sorted_values, value)) / (1 + len(sorted_values))
 
+def _beyond(halves, ordered):
+    "Whether most pictures of each half lie beyond the same end of a profile"
+    middles, (low, high) = [np.median(h) for h in halves], np.quantile(ordered, (.01, .99))
+    return max(middles) < low or min(middles) > high
+
+# %% ../../nbs/monitoring/03_drift.ipynb #a9c1871c
 def _shift(name, x, profile):
     "How the values x of one number differ from a profile; p is not corrected yet"
-    chance = _chance(profile, name, len(x))
-    distance = float(_distance(x[None], chance.ordered)[0]) / chance.spread
+    chance, halves = _chance(profile, name, len(x)), np.array_split(x, 2)
+    whole, *parts = (float(_distance(v[None], chance.ordered)[0]) / chance.spread for v in (x, *halves))
     psi = float(_psi(x[None], chance.edges, chance.ordered)[0])
-    p = max(_share_beyond(chance.distances, distance), _share_beyond(chance.psis, psi))
-    return Shift(name, len(x), float(x.mean()), float(chance.ordered.mean()), distance, psi, float(p), False)
+    p = max(_share_beyond(chance.distances, whole), _share_beyond(chance.psis, psi))
+    lasting = 0. if profile.training and not _beyond(halves, chance.ordered) else min(parts)
+    usual = float(chance.ordered.mean())
+    return Shift(name, len(x), float(x.mean()), usual, whole, psi, float(p), False, lasting)
 
 # %% ../../nbs/monitoring/03_drift.ipynb #04a66fe3
 def _judged(shifts, alpha, effect):
@@ -105,7 +119,7 @@ def _judged(shifts, alpha, effect):
     judged, worst = {}, 0.
     for k, s in enumerate(sorted(shifts, key=lambda s: s.p)):
         worst = max(worst, min(1., (len(shifts) - k) * s.p))
-        judged[s.name] = s._replace(p=worst, drifted=worst <= alpha and s.distance >= effect)
+        judged[s.name] = s._replace(p=worst, drifted=worst <= alpha and s.lasting >= effect)
     return [judged[s.name] for s in shifts]
 
 def find_shifts(
