@@ -162,7 +162,7 @@ def _about(model, profile):
     text = (f"Grey: the profile, {len(profile.groups)} pictures, {profile.about or 'of unknown origin'}. "
             "Line and dots: the service.")
     if profile.training:
-        text += " Pictures count as shifted when they are beyond what the model learned from."
+        text += " Only noise and lost texture beyond what the model learned from count as shifted."
     if profile.model == model: return element("p", text, class_="soft")
     other = element("span", f"It was made with {profile.model}.", class_="bad")
     return element("p", text + " ", other, class_="soft")

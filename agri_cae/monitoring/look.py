@@ -102,22 +102,26 @@ def _moved_level(moved):
 # %% ../../nbs/monitoring/04_look.ipynb #38460555
 def find_cause(
     shifts:list[Shift], # of the pictures of a model
+    cfg:MonitorConfig,  # alpha, and the effect that makes a drift; half of it is enough to be the cause of one
 )->tuple|None:          # one of `PICTURE_KINDS`, and the shift that says so; None: nothing drifted
     "Name what changed most."
     drifted = sorted((s for s in shifts if s.drifted), key=lambda s: -s.distance)
     if not drifted: return None
-    s = _moved_level(s for s in shifts if s.drifted or s.lasting >= drifted[0].lasting / 2)
+    scenes = max((s.distance for s in drifted if s.name in _SCENES), default=0)
+    moved = [s for s in shifts if s.lasting >= cfg.effect / 2 and s.p <= cfg.alpha]
+    s = _moved_level(s for s in moved if s.distance >= scenes / 2)
     if s: return _LEVELS[s.name][s.mean > s.usual], s
-    scene = next((s for s in drifted if s.name in (*_SCENES, *_LEVELS)), None)
+    sure = [s for s in drifted if s.lasting >= 1.5 * cfg.effect]
+    scene = next((s for s in sure if s.name in (*_SCENES, *_LEVELS)), None)
     if scene: return "other scenes", scene
-    return ("texture taken" if drifted[0].mean > drifted[0].usual else "noise left"), drifted[0]
+    return ("texture taken" if sure[0].mean > sure[0].usual else "noise left", sure[0]) if sure else None
 
 # %% ../../nbs/monitoring/04_look.ipynb #19161cf6
 def _before_after(s, then): return f"{s.name} {s.mean:.3g} now, {s.usual:.3g} {then}"
 
-def _shifted(model, shifts, profile):
+def _shifted(model, shifts, profile, cfg):
     "A list with the problem of a model whose pictures have shifted, or an empty one"
-    found = find_cause(shifts)
+    found = find_cause(shifts, cfg)
     if not found: return []
     (kind, s), then = found, "in training" if profile.training else "before"
     unit = (STATISTICS | DERIVED)[s.name]
@@ -178,7 +182,7 @@ def take_look(
     found = {m: profile_of(m, profiles) for m in sorted({m for m in last["model"] if m})}
     shifts = {m: find_shifts(log.read(cfg.window, m, measured=True), p, cfg) for m, p in found.items() if p}
     slow, errors, latency, problems = _service(last, cfg)
-    problems = [p for m, s in shifts.items() for p in _shifted(m, s, found[m])] + problems
+    problems = [p for m, s in shifts.items() for p in _shifted(m, s, found[m], cfg)] + problems
     newest = int(last["id"][-1]) if len(last["id"]) else 0
     without = tuple(m for m, p in found.items() if not p or p.training)
     return Look(time.time(), newest, len(last["id"]), slow, errors, latency, shifts, problems, without)

@@ -156,10 +156,8 @@ def log_profile(
     "A profile of a service's own pictures. Raises `DataError` for less than 20."
     if model is None: model = next(iter(log.read(1, measured=True)["model"]), "")
     r = log.read(last, model, measured=True, first=first)
-    count = len(r["id"])
-    stretch = max(1, min(STRETCH, count // 8))   # eight stretches, or more
     values = {k: r[k].tolist() for k in STATISTICS}
-    return _profile(model, "the service's own pictures", np.arange(count) // stretch, values)
+    return _profile(model, "the service's own pictures", np.arange(len(r["id"])) // STRETCH, values)
 
 # %% ../../nbs/monitoring/02_profile.ipynb #169b9f64
 def profile_paths(
