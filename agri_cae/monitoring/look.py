@@ -88,6 +88,7 @@ class Problem(NamedTuple):
 
 _LEVELS = dict(   # number -> kinds, when it has fallen and when it has risen
     brightness=("darker", "brighter"), sharpness=("blurred", "sharper"), sigma=("noise fallen", "noise risen"))
+_WORSE = "darker", "blurred", "noise risen"
 _SCENES = "contrast", "saturation", "vegetation"
 
 def _factor(s): return abs(math.log2(max(s.mean, 1e-3) / max(s.usual, 1e-3)))
@@ -107,11 +108,13 @@ def find_cause(
     "Name what changed most."
     drifted = sorted((s for s in shifts if s.drifted), key=lambda s: -s.distance)
     if not drifted: return None
-    scenes = max((s.distance for s in drifted if s.name in _SCENES), default=0)
     moved = [s for s in shifts if s.lasting >= cfg.effect / 2 and s.p <= cfg.alpha]
-    s = _moved_level(s for s in moved if s.distance >= scenes / 2)
-    if s: return _LEVELS[s.name][s.mean > s.usual], s
+    scenes = max((s.distance for s in drifted if s.name in _SCENES), default=0)
+    level = _moved_level(s for s in moved if s.distance >= scenes / 2)
+    kind = level and _LEVELS[level.name][level.mean > level.usual]
+    if kind in _WORSE: return kind, level
     sure = [s for s in drifted if s.lasting >= 1.5 * cfg.effect]
+    if level in sure: return kind, level
     scene = next((s for s in sure if s.name in (*_SCENES, *_LEVELS)), None)
     if scene: return "other scenes", scene
     return ("texture taken" if sure[0].mean > sure[0].usual else "noise left", sure[0]) if sure else None
