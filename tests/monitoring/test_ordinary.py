@@ -23,7 +23,7 @@ SIDE, LOOK = 64, 25  # pixels; pictures from one look to the next
 CAMERAS = dict(  # sample that lends pieces and colours; gain and read noise; light, how it varies; blur of the lens
     drone=dict(name="airborne", gain=(4e-4, 4e-4), read=0.3, light=1.0, varies=0.1, soft=0.0),
     field=dict(name="field_camera", gain=(1e-3, 6e-3), read=0.6, light=0.8, varies=0.25, soft=0.0),
-    tower=dict(name="satellite", gain=(5e-3, 5e-3), read=1.0, light=0.5, varies=0.15, soft=0.7),
+    tower=dict(name="satellite", gain=(2e-3, 2e-3), read=0.6, light=2.0, varies=0.15, soft=0.5),
 )
 CHANGES = {
     "noise risen": dict(noise=2),
@@ -37,15 +37,15 @@ class Camera:
 
     def __init__(self, seed, name, gain, read, light, varies, soft):
         photo = from_float(to_float(read_image(sample(name)).data), np.uint8)
-        self.scenes = [*draw_scenes(24, [photo], 2 * SIDE, seed), *[photo] * 24]
+        self.scenes = [*draw_scenes(16, [photo], 3 * SIDE, seed), *[photo] * 16]
         self.rng, self.sky = np.random.default_rng(seed), 0.0
         self.light, self.varies, self.soft = light, varies, soft
         self.sensor = {n: SensorNoise(tuple(n**2 * g for g in gain), n * read, seed=seed) for n in (1, 2)}
 
     def piece(self):
         scene = self.scenes[self.rng.integers(len(self.scenes))]
-        y, x = (self.rng.integers(n - SIDE) for n in scene.shape[:2])
-        return to_float(scene[y : y + SIDE, x : x + SIDE])
+        y, x = (self.rng.integers(n - 2 * SIDE) for n in scene.shape[:2])
+        return cv2.resize(to_float(scene[y:, x:][: 2 * SIDE, : 2 * SIDE]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
     def sun(self):
         self.sky = 0.9 * self.sky + 0.19**0.5 * self.rng.standard_normal()
