@@ -43,7 +43,7 @@ class MonitorConfig(_LogConfig):
     least: int = Field(50, ge=20, description="fewer predictions are not judged")
     alpha: float = Field(.02, ge=.003, lt=1,
         description="chance of a false alarm, for one look at all numbers of pictures like those of the profile")
-    effect: float = Field(.6, ge=0,
+    effect: float = Field(.5, ge=0,
         description="smaller shifts are no drift, in standard deviations of the profile")
     max_ms: float = Field(5000, gt=0, description="predictions that take longer are slow, milliseconds")
     slow: float = Field(.05, ge=0, lt=1, description="share of slow predictions that is tolerated")

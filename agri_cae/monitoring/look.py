@@ -103,17 +103,17 @@ def _moved_level(moved):
 # %% ../../nbs/monitoring/04_look.ipynb #38460555
 def find_cause(
     shifts:list[Shift], # of the pictures of a model
-    cfg:MonitorConfig,  # alpha, and the effect that makes a drift; half of it is enough to be the cause of one
+    cfg:MonitorConfig,  # alpha, and the effect that makes a drift; less is enough to be the cause of one
 )->tuple|None:          # one of `PICTURE_KINDS`, and the shift that says so; None: nothing drifted
     "Name what changed most."
     drifted = sorted((s for s in shifts if s.drifted), key=lambda s: -s.distance)
     if not drifted: return None
-    moved = [s for s in shifts if s.lasting >= cfg.effect / 2 and s.p <= cfg.alpha]
+    moved = [s for s in shifts if s.lasting >= cfg.effect / 2 and s.p <= 5 * cfg.alpha]
     scenes = max((s.distance for s in drifted if s.name in _SCENES), default=0)
     level = _moved_level(s for s in moved if s.distance >= scenes / 2)
     kind = level and _LEVELS[level.name][level.mean > level.usual]
     if kind in _WORSE: return kind, level
-    sure = [s for s in drifted if s.lasting >= 1.5 * cfg.effect]
+    sure = [s for s in drifted if s.lasting >= 2 * cfg.effect]
     if level in sure: return kind, level
     scene = next((s for s in sure if s.name in (*_SCENES, *_LEVELS)), None)
     if scene: return "other scenes", scene

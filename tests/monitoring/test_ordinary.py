@@ -22,12 +22,12 @@ SEED = 0
 SIDE, LOOK = 64, 25  # pixels; pictures from one look to the next
 CAMERAS = dict(  # sample that lends pieces and colours; gain and read noise; light, how it varies; blur of the lens
     drone=dict(name="airborne", gain=(4e-4, 4e-4), read=0.3, light=1.0, varies=0.1, soft=0.0),
-    field=dict(name="field_camera", gain=(1e-3, 6e-3), read=0.6, light=0.8, varies=0.25, soft=0.0),
-    tower=dict(name="satellite", gain=(2e-3, 2e-3), read=0.6, light=2.0, varies=0.15, soft=0.5),
+    field=dict(name="field_camera", gain=(1e-3, 6e-3), read=0.6, light=0.8, varies=0.15, soft=0.0),
+    tower=dict(name="airborne", gain=(4e-3, 4e-3), read=0.8, light=0.4, varies=0.15, soft=0.5),
 )
 CHANGES = {
     "noise risen": dict(noise=2),
-    "darker": dict(light=0.4),
+    "darker": dict(light=0.3),
     "blurred": dict(blur=1.5),
 }
 
