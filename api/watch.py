@@ -11,17 +11,19 @@ from agri_cae.monitoring.gauges import prometheus_text
 from agri_cae.monitoring.log import PredictionLog
 from agri_cae.monitoring.profile import find_profiles
 from agri_cae.monitoring.statistics import picture_statistics
+from agri_cae.serve import model_path
 
 from .problems import Problem
 
 
 class Monitor:
-    "Raises `OutputError` when the log cannot be written."
+    "Raises `OutputError` when the log cannot be written, `ModelError` for a model that is not there."
     def __init__(self,
         models, # names, paths or URIs of the models that are served
     ):
         self.log = PredictionLog()
-        self.watcher = Watcher(self.log, find_profiles(models))
+        weights = [model_path(m) for m in models]   # an address is looked up once
+        self.watcher = Watcher(self.log, lambda: find_profiles(weights))
 
     def answered(self, request_id:str, denoiser, sigma:float|None, milliseconds:float, before, after):
         "A prediction that is about to be answered: how it was made, and the pixels as stored."

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from ..config import AgriCaeError
 from ..io.files import write_text
 from .log import MonitorConfig, PredictionLog
-from .look import Look, take_look
+from .look import KINDS, Kind, Look, Problem, take_look
 from .profile import Profile
 
 # %% ../../nbs/monitoring/05_alerts.ipynb #5381eb7a
@@ -29,7 +29,9 @@ class Alert(NamedTuple):
     kind: str            # as for a `Problem`
     name: str            # as for a `Problem`
     value: float         # as for a `Problem`, when it was last seen
-    message: str         # one line for people
+    message: str         # what happened, as for a `Problem`
+
+    def __str__(self): return str(Problem(*self[2:]))   # with what it means, and what to do
 
 _FIELDS = ", ".join(Alert._fields)
 
@@ -95,20 +97,24 @@ def post_json(
 # %% ../../nbs/monitoring/05_alerts.ipynb #515316ad
 def _iso(t): return datetime.fromtimestamp(t, UTC).isoformat(timespec="seconds")
 
-def _calls_for_training(alert): return alert.kind in ("drift", "quality")
+def _words(alert): return KINDS.get(alert.kind, Kind("", ""))
+
+def _content(alert):
+    "An alert with its words, for programs"
+    times = dict(time=_iso(alert.time), until=alert.until and _iso(alert.until))
+    return alert._asdict() | times | _words(alert)._asdict()
 
 def _update_file(log, path, opened, closed):
     "Write the alert file for a new alert; remove it when none is open"
-    still = [a for a in list_alerts(log) if a.until is None and _calls_for_training(a)]
-    if any(map(_calls_for_training, opened)):
-        write_text(path, json.dumps([a._asdict() | dict(time=_iso(a.time)) for a in still], indent=1))
+    still = [a for a in list_alerts(log) if a.until is None and _words(a).retrain]
+    if any(_words(a).retrain for a in opened):
+        write_text(path, json.dumps([_content(a) for a in still], indent=1))
     elif closed and not still: path.unlink(missing_ok=True)
 
 def _message(alert, state):
     "What a webhook gets"
-    times = dict(time=_iso(alert.time), until=alert.until and _iso(alert.until))
-    text = f"agri_cae {state}: {alert.kind}: {alert.message}"
-    return alert._asdict() | times | dict(state=state, text=text)
+    what = alert if state == "open" else f"{alert.kind} ({alert.name})"
+    return _content(alert) | dict(state=state, text=f"agri_cae {state}: {what}")
 
 # %% ../../nbs/monitoring/05_alerts.ipynb #4f7afab9
 def notify(
@@ -119,32 +125,43 @@ def notify(
 ):
     "Send alerts to the log of the service, the alert file and the webhook."
     cfg = cfg or log.cfg
-    for a in opened: _log.warning("alert: %s: %s", a.kind, a.message)
-    for a in closed: _log.info("no longer: %s %s", a.kind, a.name)
+    for a in opened: _log.warning("alert: %s", a)
+    for a in closed: _log.info("no longer: %s (%s)", a.kind, a.name)
     if cfg.alert_file: _update_file(log, cfg.alert_file, opened, closed)
     if not cfg.webhook: return
     for state, alerts in (("open", opened), ("closed", closed)):
         for a in alerts: post_json(cfg.webhook, _message(a, state))
 
+# %% ../../nbs/monitoring/05_alerts.ipynb #df0f91ce
+# Alerts about pictures count as unseen, so that the next look closes them, or sees them again.
+_UNSEEN = "UPDATE alerts SET last = -:window WHERE until IS NULL AND name <> 'service'"
+_NO_OWN = "%s has no profile of the service's own pictures yet. Learn one: agri-cae monitor learn"
+
 # %% ../../nbs/monitoring/05_alerts.ipynb #ab3b157a
 class Watcher(threading.Thread):
     "Looks at the log again and again, and reports problems: `watcher.start()`, `watcher.look`, `watcher.stop()`."
     def __init__(self,
-        log:PredictionLog,                     # what the service writes
-        profiles:dict[str, Profile]|None=None, # as for `take_look`
-        every:float=60.,                       # seconds between looks
+        log:PredictionLog,  # what the service writes
+        profiles=None,      # as for `take_look`, or a function that gives them, called before each look
+        every:float=60.,    # seconds between looks
     ):
         super().__init__(name="agri_cae-watcher", daemon=True)
-        self.log, self.profiles, self.every = log, profiles or {}, every
+        self.find = profiles if callable(profiles) else lambda: profiles or {}
+        self.log, self.profiles, self.every = log, self.find(), every
         self.look, self._ended = None, threading.Event()
 
     def once(self)->Look: # also kept as `look`
         "Take a look and report what is new. The previous look stays while there are few new predictions."
-        if self.look and self.log.newest() < self.look.newest + self.log.cfg.window // 4:
+        found, cfg = self.find(), self.log.cfg
+        learned = found != self.profiles
+        if self.look and not learned and self.log.newest() < self.look.newest + cfg.window // 4:
             self.look = self.look._replace(at=time.time())
             return self.look
-        look = take_look(self.log, self.profiles)
+        if learned: self.log.run(_UNSEEN, dict(window=cfg.window))
+        look, self.profiles = take_look(self.log, found), found
         notify(self.log, *update_alerts(self.log, look))
+        for m in look.without:
+            if not self.look or m not in self.look.without: _log.info(_NO_OWN, m)
         self.look = look
         return look
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .alerts import list_alerts
 from .log import MonitorConfig, PredictionLog
-from .look import Look, take_look
+from .look import KINDS, Look, take_look
 from .profile import DERIVED, Profile, profile_of, with_derived
 from .statistics import STATISTICS
 
@@ -161,6 +161,8 @@ def _about(model, profile):
     "What the table of a model shows"
     text = (f"Grey: the profile, {len(profile.groups)} pictures, {profile.about or 'of unknown origin'}. "
             "Line and dots: the service.")
+    if profile.training:
+        text += " Only noise and lost texture beyond what the model learned from count as shifted."
     if profile.model == model: return element("p", text, class_="soft")
     other = element("span", f"It was made with {profile.model}.", class_="bad")
     return element("p", text + " ", other, class_="soft")
@@ -180,7 +182,8 @@ def _alert_row(a):
     until = element("span", "open", class_="bad")
     if a.until: until = element("span", f"until {_when(a.until)}", class_="soft")
     times = element("td", _when(a.time), element("br"), until, class_="n")
-    return element("tr", times, element("td", a.kind), element("td", a.message))
+    what = element("td", *_two_lines(a.message, str(KINDS.get(a.kind, ""))))
+    return element("tr", times, element("td", element("b", a.kind)), what)
 
 def _alert_part(alerts):
     "Heading and table of the alerts"
@@ -207,8 +210,9 @@ def _head(refresh):
                    element("title", "agri_cae monitor"), element("style", STYLE))
 
 def _missing(without):
-    "A line about models without a profile"
-    text = f"Without a profile, so not compared: {', '.join(without)}. Make one: agri-cae monitor profile."
+    "A line about models without a profile of the service's own pictures"
+    text = (f"No profile of the service's own pictures yet: {', '.join(without)}. "
+            "Learn one of the first 500: agri-cae monitor learn --first 500.")
     return [element("p", text, class_="soft")] if without else []
 
 # %% ../../nbs/monitoring/07_dashboard.ipynb #c9435df8

@@ -198,17 +198,24 @@ class PredictionLog(_Writer):
         last:int|None=None,   # only so many newest; None: all
         model:str|None=None,  # only of this model, such as fast@3
         measured:bool=False,  # only those that succeeded and have statistics
+        first:int|None=None,  # only so many oldest, in place of `last`
     )->dict:                  # id and name of each column -> array, oldest first; unknown is NaN or None
         "Records by columns."
         names, where = ("id", *COLUMNS), ["1"]
         if model is not None: where.append("model = :model")
         if measured: where.append("status < 400 AND brightness IS NOT NULL")
+        way, count = ("DESC", last) if first is None else ("ASC", first)
         sql = (f"SELECT {', '.join(names)} FROM predictions WHERE {' AND '.join(where)} "
-               "ORDER BY id DESC LIMIT :last")
-        rows = self.run(sql, dict(model=model, last=-1 if last is None else last)).fetchall()[::-1]
+               f"ORDER BY id {way} LIMIT :count")
+        rows = sorted(self.run(sql, dict(model=model, count=-1 if count is None else count)).fetchall())
         columns = zip(*rows, strict=True) if rows else [()] * len(names)
         kinds = dict(id=int, request=object, model=object)
         return {n: np.array(c, kinds.get(n, float)) for n, c in zip(names, columns, strict=True)}
+
+    def models(self)->list: # such as fast@3; whichever answered last stands last
+        "The models that denoised pictures."
+        sql = "SELECT model FROM predictions WHERE status < 400 AND brightness IS NOT NULL"
+        return [m for m, in self.run(f"{sql} GROUP BY model ORDER BY max(id)").fetchall()]
 
     def newest(self)->int: # 0 when there is none
         "The number of the newest record."

@@ -68,6 +68,7 @@ WRONG = [  # arguments, exit code, what the last line says
     ("evaluate --model nix", 2, "nix: is no model"),
     ("data check gone", 2, "gone: is not a folder"),
     ("monitor profile gone", 2, "gone: is not a folder"),
+    ("monitor learn --db gone.db", 2, "gone.db: is not there: no service has logged predictions yet"),
     ("key a:b", 2, "a:b: is no name of a key"),
 ]
 

@@ -1,5 +1,6 @@
 "Monitoring: watchers in processes, profiles, rules for Prometheus, imports, and the way from an alert to a retraining."
 
+import html
 import json
 import os
 import re
@@ -12,11 +13,13 @@ import pytest
 import yaml
 
 from agri_cae.modelfiles.card import read_card, shipped
+from agri_cae.monitoring import alerts
 from agri_cae.monitoring.alerts import Watcher, list_alerts
+from agri_cae.monitoring.dashboard import monitor_page
 from agri_cae.monitoring.drift import Shift
-from agri_cae.monitoring.gauges import prometheus_text
+from agri_cae.monitoring.gauges import prometheus_rules, prometheus_text
 from agri_cae.monitoring.log import MonitorConfig, PredictionLog
-from agri_cae.monitoring.look import Look
+from agri_cae.monitoring.look import KINDS, Look, Problem
 from agri_cae.monitoring.profile import Profile, load_profile
 from agri_cae.monitoring.statistics import STATISTICS
 
@@ -41,7 +44,7 @@ def test_several_watchers_in_processes_tell_an_alert_once(tmp_path):
     command = [sys.executable, "-c", LOOKER, str(log.path)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = "".join(w.communicate()[0] for w in workers)
-    assert said.split() == ["errors"] and len(list_alerts(log)) == 1
+    assert said.split() == ["failing"] and len(list_alerts(log)) == 1
 
 
 # profiles
@@ -119,10 +122,34 @@ def test_rules_name_only_gauges_that_exist():
         assert names and names <= gauges() | {"up"}, r["alert"]
 
 
-def test_rules_name_the_kinds_of_alerts():
-    kinds = {k for r in rules() for k in re.findall(r'kind="(\w+)"', r["expr"])}
-    text = prometheus_text(Look(0.0, 0, 0, 0.0, 0.0, (0.0, 0.0), {}, []))
-    assert kinds == set(re.findall(r'open_alerts\{kind="(\w+)"', text))
+def test_the_rules_are_those_of_the_code():
+    "python -c 'from agri_cae.monitoring.gauges import *; print(prometheus_rules(), end=str())' > deploy/alerts.yml"
+    assert (ROOT / "deploy/alerts.yml").read_text("utf-8") == prometheus_rules()
+    said = {k: r for r in rules() for k in re.findall(r'kind="([\w ]+)"', r["expr"])}
+    assert said.keys() == KINDS.keys()
+    for k, words in KINDS.items():
+        assert words.means in said[k]["annotations"]["description"] and k in said[k]["annotations"]["summary"]
+        assert words.do in said[k]["annotations"]["description"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_alert_has_the_same_words_everywhere(kind, tmp_path, caplog, monkeypatch):
+    log = PredictionLog(MonitorConfig(path=tmp_path / "log.db", alert_file=tmp_path / "a.json", webhook="http://x"))
+    sent, words = [], KINDS[kind]
+    monkeypatch.setattr(alerts, "post_json", lambda url, content: sent.append(content))
+    look = Look(0.0, 1, 100, 0.0, 0.0, (0.1, 0.2), {}, [Problem(kind, "m@1", 1.0, "sigma 20 now, 10 before.")])
+    alerts.notify(log, *alerts.update_alerts(log, look))
+    text = f"{kind}: sigma 20 now, 10 before. {words.means} {words.do}"
+    assert [r.getMessage() for r in caplog.records] == [f"alert: {text}"]
+    assert sent[0]["text"] == f"agri_cae open: {text}"
+    assert (sent[0]["means"], sent[0]["do"]) == (words.means, words.do)
+    assert log.cfg.alert_file.exists() == words.retrain
+    if words.retrain:
+        assert json.loads(log.cfg.alert_file.read_text())[0].items() <= sent[0].items()
+    page = html.unescape(monitor_page(log, look=look))
+    assert kind in page and f"{words.means} {words.do}" in page and "sigma 20 now" in page
+    for sentence in re.split(r"(?<=[.!?]) ", f"{words.means} {words.do}"):
+        assert len(sentence.split()) < 35
 
 
 # from an alert to a retraining
@@ -159,7 +186,7 @@ def test_an_alert_file_starts_one_retraining(tmp_path):
     answer(120)
     assert not alert.exists() and "there is no" in retrain(new, alert, home)["reason"]
     answer(60)
-    assert [a["name"] for a in json.loads(alert.read_text())] == ["m@1 brightness"]
+    assert [(a["kind"], a["name"]) for a in json.loads(alert.read_text())] == [("darker", "m@1")]
     # it starts, and fails for want of pictures; the file stays for the next time
     assert retrain(new, alert, home) is None and alert.exists()
     alert.unlink()
