@@ -146,7 +146,9 @@ def _restore(src, dst, valid, nodata, span):
         before, after = src[..., i], dst[..., i]
         known = valid if valid is None or valid.ndim == 2 else valid[..., i]
         measured = before if known is None else before[known]
-        if not measured.size: continue
+        if not measured.size:
+            after[:] = before
+            continue
         np.clip(after, measured.min(), measured.max(), out=after)
         lost = says_nodata(after, nodata and nodata[i])
         if lost is not None: np.copyto(after, before, where=lost)

@@ -149,7 +149,9 @@ def _denoise_array(worker, request, tensor, options, progress):
     "A tensor -> the values of the denoised one"
     x, d = _array(tensor, worker), worker.denoiser(options.model, options.strength, options.sigma)
     y = denoise_batch(d, x, progress)
-    for before, after in zip(x, y, strict=True): worker.log_prediction(request, d, None, before, after)
+    for before, after in zip(x, y, strict=True):
+        found = d.diagnose(before)
+        worker.log_prediction(request, d, found, after.reshape(*after.shape[:2], -1)[..., :found.data.shape[2]])
     return y.ravel().tolist()
 
 

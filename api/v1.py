@@ -24,7 +24,10 @@ _HEADERS = {k: {"description": text, "schema": {"type": "string"}} for k, text i
     "X-Model-Version": "name@version of the model",
     "X-Model-Digest": "beginning of the SHA-256 of its weights",
     "X-Noise-Sigma": "noise of the picture as it came, 8-bit units; missing when it is too small to say",
-    "X-Strength": "strength that was used",
+    "X-Strength": "strength that was used; 0: the picture was left as it is",
+    "X-Value-Range": "stored values that mean black and white",
+    "X-Left-As-It-Is": "why the picture was left as it is; missing when it was denoised",
+    "X-Warnings": "what to know about the picture; missing when there is nothing",
     "X-Milliseconds": "from the arrival of the request to its answer",
     "X-Request-Id": "yours, if you sent one; also in the log"}.items()}
 _MODEL = {"name": "fast", "version": "3", "digest": "0f9ae8fbbd53", "preset": "fast", "channels": 3,
@@ -172,7 +175,7 @@ def _add_compare(api, worker):
         """
         values = _range(range)
 
-        def draw(a): return comparison_png(a.before, a.after, residual, values)
+        def draw(a): return comparison_png(a.before, a.after, residual, values or a.found.span)
 
         def work(denoiser, data, progress):
             return worker.denoise(request, denoiser, data, progress, draw, sigma=sigma, force=force)

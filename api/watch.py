@@ -10,7 +10,7 @@ from agri_cae.monitoring.dashboard import CSP, monitor_page
 from agri_cae.monitoring.gauges import prometheus_text
 from agri_cae.monitoring.log import PredictionLog
 from agri_cae.monitoring.profile import find_profiles
-from agri_cae.monitoring.statistics import picture_statistics
+from agri_cae.monitoring.statistics import diagnosed_statistics
 from agri_cae.serve import model_path
 
 from .problems import Problem
@@ -25,10 +25,10 @@ class Monitor:
         weights = [model_path(m) for m in models]   # an address is looked up once
         self.watcher = Watcher(self.log, lambda: find_profiles(weights))
 
-    def answered(self, request_id:str, denoiser, sigma:float|None, milliseconds:float, before, after):
-        "A prediction that is about to be answered: how it was made, and the pixels as stored."
-        values = picture_statistics(before, after, sigma, denoiser.cfg.strength, denoiser.cfg.value_range)
-        self.log.write(request_id, denoiser.name, before.shape, 200, milliseconds, values, before)
+    def answered(self, request_id:str, denoiser, found, milliseconds:float, after):
+        "A prediction that is about to be answered: what was found in the picture, and the denoised pixels as stored."
+        values = diagnosed_statistics(found, after, denoiser.strength_for(found))
+        self.log.write(request_id, denoiser.name, found.data.shape, 200, milliseconds, values, found.data)
 
     def failed(self, request_id:str, status:int, milliseconds:float):
         "A prediction that could not be made."

@@ -83,17 +83,17 @@ class Worker:
         "Denoise, make what is answered, and log it; for a thread."
         a = denoise_bytes(denoiser, data, progress=progress, max_pixels=self.cfg.upload_pixels, **kw)
         made = then(a)
-        self.log_prediction(request, a.denoiser, a.sigma, a.before.data, a.after.data)
+        self.log_prediction(request, a.denoiser, a.found, a.after.data)
         return a, made
 
-    def log_prediction(self, request, denoiser, sigma, before, after):
+    def log_prediction(self, request, denoiser, found, after):
         "Count a prediction and log it, before it is answered: what was answered is in the log."
         PREDICTIONS.labels(denoiser.name).inc()
-        PIXELS.inc(before.shape[0] * before.shape[1])
+        PIXELS.inc(after.shape[0] * after.shape[1])
         if not self.monitor: return
         try:
             took = milliseconds(request)
-            self.monitor.answered(request_id(request.scope), denoiser, sigma, took, before, after)
+            self.monitor.answered(request_id(request.scope), denoiser, found, took, after)
         except Exception: log.exception("the log of predictions failed")   # the picture is answered all the same
 
     def log_failure(self, request_id:str, status:int, milliseconds:float):

@@ -21,7 +21,7 @@ from ..io.brief import brief_repr
 from ..io.files import write_text
 from ..io.images import find_images, from_float, read_image, to_float
 from .log import PredictionLog
-from .statistics import STATISTICS, picture_statistics
+from .statistics import STATISTICS, diagnosed_statistics
 from ..serve import Denoiser, model_path
 
 # %% ../../nbs/monitoring/02_profile.ipynb #e0103e72
@@ -89,9 +89,8 @@ def _profile(model, about, groups, values, training=False):
 # %% ../../nbs/monitoring/02_profile.ipynb #2b6409dd
 def _measured(picture, denoiser):
     "The numbers of one picture"
-    sigma = denoiser.sigma(picture)
-    d = denoiser.settled(picture, sigma)
-    return picture_statistics(picture, d(picture), sigma, d.cfg.strength, d.cfg.value_range)
+    found = denoiser.diagnose(picture)
+    return diagnosed_statistics(found, denoiser(found), denoiser.strength_for(found))
 
 def make_profile(
     pictures,          # iterable of (group, array as stored); a group is any hashable value
