@@ -115,7 +115,8 @@ def _check_one(job, overwrite, several):
     from agri_cae.flights.folder import target_exists
     if target_exists(job, overwrite):
         do = "Use --overwrite to replace it, or name another output"
-        if several: do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
+        if several:
+            do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
         raise OutputError(job.target, "exists already", do)
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
