@@ -10,11 +10,17 @@ import numpy as np
 
 # %% ../../nbs/io/23_overviews.ipynb #62965994
 def _starts(n, m):
-    "The first of the pixels of each of m blocks, among n"
-    step = round(n / m)
-    return np.arange(m) * step if m in (n // step, -(-n // step)) else np.arange(m) * n // m
+    "The first of the pixels of each of m blocks, among n. An overview covers the same ground as its picture"
+    return np.arange(m) * n // m
 
 def _sums(a, ys, xs): return np.add.reduceat(np.add.reduceat(a, ys, axis=0), xs, axis=1)
+
+def _beside(small, mean, nodata):
+    "Averages that are nodata by accident moved by one step, to the side on which the exact average lies"
+    value, inwards = np.asarray(nodata).astype(small.dtype), 0 if nodata else 1
+    to = np.where(mean == nodata, inwards, mean)
+    step = np.nextafter(value, to.astype(small.dtype)) if small.dtype.kind == "f" else nodata + np.sign(to - nodata)
+    return np.where(small == value, step.astype(small.dtype), small)
 
 def _averages(a, valid, ys, xs, nodata):
     "Averages of the blocks, and which of them have a valid pixel"
@@ -23,10 +29,7 @@ def _averages(a, valid, ys, xs, nodata):
     total = _sums(np.where(valid, a, 0).astype(np.float64), ys, xs)
     mean = total / np.maximum(count, 1)
     small = (mean if a.dtype.kind == "f" else np.rint(mean)).astype(a.dtype)
-    if nodata is not None:   # an average that is nodata by accident moves by one step
-        value, to = np.asarray(nodata).astype(a.dtype), 0 if nodata else 1
-        beside = np.nextafter(value, a.dtype.type(to)) if a.dtype.kind == "f" else value + np.sign(to - nodata)
-        small[small == value] = beside
+    if nodata is not None: small = _beside(small, mean, nodata)
     return np.where(count > 0, small, a[ys][:, xs]), count > 0
 
 # %% ../../nbs/io/23_overviews.ipynb #8a73f4a7
