@@ -220,10 +220,12 @@ def read_ifd(
     big:bool=False,    # BigTIFF?
     depth:int=0,       # 0 the main directory, 1 Exif or GPS, 2 interoperability; deeper ones are not followed
     strict:bool=False, # is a value outside the file an error? Otherwise its entry is left out
+    budget:int|None=None, # bytes that all values may take; None: the size of the file
 )->tuple:              # `Tags`, offset of the next directory (0: none)
     "Read one directory and those it points to. Raises `ValueError` when it lies outside the file."
     form = _BIG if big else _CLASSIC
-    end = budget = f.seek(0, 2)
+    end = f.seek(0, 2)
+    budget = end if budget is None else budget
     stored, after = _entries(f, at, order, form)
     tags = Tags(order)
     for item in stored:
@@ -251,6 +253,7 @@ def pack_ifd(
     tags:Tags,       # what to pack
     at:int,          # offset at which the result will lie
     big:bool=False,  # BigTIFF?
+    after:int=0,     # offset of the next directory (0: none)
 )->bytes:            # the directory, its values and the directories it points to
     "Lay out a directory so that it can be put at offset `at`."
     form, order = _BIG if big else _CLASSIC, tags.order
@@ -266,4 +269,4 @@ def pack_ifd(
             tail += pack_ifd(Tags(order, tag), place, big) if below else raw
             raw = struct.pack(order + form.pointer, place)
         head += struct.pack(order + form.head, code, kind, count) + raw.ljust(form.inline, b"\0")
-    return bytes(head) + bytes(form.inline) + bytes(tail)
+    return bytes(head) + struct.pack(order + form.pointer, after) + bytes(tail)

@@ -1,7 +1,10 @@
 """Files beside a picture: which belong to it, where they go, what they say, and that nothing is lost or stale."""
 
+import io
 import itertools
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from agri_cae.config import ImageError, OutputError
 from agri_cae.io import sidecars
 from agri_cae.io.formats import Meta
 from agri_cae.io.images import Picture, write_image
+from agri_cae.io.overviews import shrink
 from agri_cae.io.sidecars import (
     carried,
     find_sidecars,
@@ -18,10 +22,13 @@ from agri_cae.io.sidecars import (
     nodata_beside,
     plan_sidecars,
     read_xml,
+    remake_overviews,
     sidecar_path,
     without_statistics,
 )
-from agri_cae.io.tiff import encode_tiff
+from agri_cae.io.tags import Tags
+from agri_cae.io.tiff import decode_tiff, encode_tiff, new_style
+from agri_cae.io.tiffheader import scan_tiff
 
 PAM = """<PAMDataset>
   <SRS dataAxisToSRSAxisMapping="1,2">EPSG:32721</SRS>
@@ -191,7 +198,7 @@ def test_what_places_a_picture_on_a_map(tmp_path, beside, text, placed):
     assert has_world_file(tmp_path / "a.tif") is placed
 
 
-@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("bands", [1, 4])
 def test_a_mask_beside(tmp_path, bands):
     mask = np.random.default_rng(bands).choice(np.uint8([0, 1, 255]), (31, 47, bands))
     with open(tmp_path / "a.JPG.MSK", "wb") as f:
@@ -204,6 +211,31 @@ def test_a_mask_beside(tmp_path, bands):
     with pytest.raises(ImageError, match=r"a\.JPG\.MSK"):
         mask_beside(tmp_path / "a.jpg", (31, 47))
     assert mask_beside(tmp_path / "b.jpg", (31, 47)) is None
+
+
+# ---- overviews
+@pytest.mark.parametrize(
+    "planar, bands, dtype", [(1, 3, "uint8"), (2, 3, "uint16"), (1, 1, "float32"), (1, 4, "int16")]
+)
+def test_overviews_are_made_anew(planar, bands, dtype):
+    rng = np.random.default_rng(0)
+    a = (rng.random((90, 70, bands)) * 200).astype(dtype)
+    valid = rng.random(a.shape) > 0.3
+    a[~valid] = 7
+    first = replace(new_style(a[:45, :35], bands, None), planar=planar, tile=(16, 16), subfile=1)
+    second = replace(first, size=(18, 23), tags=Tags())
+    old = io.BytesIO()
+    encode_tiff(old, np.zeros_like(a[:45, :35]), Meta(style=replace(first, overviews=(second,))), bands)
+    new = io.BytesIO(remake_overviews(old.getvalue(), a, valid=valid, nodata=(7,) * bands))
+    style = scan_tiff(new)[1].style
+    assert (style.subfile, style.planar, style.tile) == (1, planar, (16, 16)) and style.overviews[0].size == (18, 23)
+    assert np.array_equal(decode_tiff(new, style), shrink(a, (35, 45), valid, 7)[0])
+    for wrong in (a[..., :1].repeat(2, -1), a.astype("int32")):
+        with pytest.raises(ValueError, match="another kind"):
+            remake_overviews(old.getvalue(), wrong)
+    for n in (9, 100):
+        with pytest.raises(ValueError, match=r"header|directory"):
+            remake_overviews(old.getvalue()[:n], a)
 
 
 # ---- carrying
@@ -352,3 +384,27 @@ def test_masks_that_map_software_wrote(tmp_path):
     assert np.array_equal(valid[..., 0], mask > 0)
     with rasterio.open(tmp_path / "a.tif") as d:
         assert (np.moveaxis(d.read_masks() > 0, 0, -1) == valid).all()
+
+
+@pytest.mark.parametrize("dtype, bands", [("uint8", 3), ("float32", 1)])
+@pytest.mark.filterwarnings("ignore")
+def test_map_software_sees_new_overviews_beside(tmp_path, dtype, bands):
+    rasterio = pytest.importorskip("rasterio")
+    rng, path = np.random.default_rng(0), tmp_path / "a.tif"
+    a = (rng.random((200, 150, bands)) * 250).astype(dtype)
+    shape = dict(driver="GTiff", width=150, height=200, count=bands, dtype=dtype)
+    with rasterio.open(path, "w", **shape) as d:
+        d.write(np.moveaxis(a, -1, 0))
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as d:
+        d.build_overviews([2, 4, 8], rasterio.enums.Resampling.average)
+    ovr, new = tmp_path / "a.tif.ovr", (a * 0.7).astype(dtype)
+    ovr.write_bytes(remake_overviews(ovr.read_bytes(), new))
+    with rasterio.open(path) as d:
+        assert d.overviews(1) == [2, 4, 8]
+        for k, factor in enumerate((2, 4)):
+            with rasterio.open(path, overview_level=k) as small:
+                expected = new.reshape(200 // factor, factor, -1, factor, bands) if 150 % factor == 0 else None
+                got = np.moveaxis(small.read(), 0, -1)
+                assert got.shape[:2] == (math.ceil(200 / factor), math.ceil(150 / factor))
+                if expected is not None:
+                    assert abs(got - expected.astype(float).mean((1, 3))).max() <= 0.51
