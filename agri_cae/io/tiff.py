@@ -18,8 +18,17 @@ from .jpeg import jpeg_body, jpeg_pixels, jpeg_style
 from .overviews import shrink
 from .tags import LAYOUT, Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, pack_ifd
 from .tiffcodecs import compress, decompress, in_order, pack_bits, predict, unpack_bits, unpredict
-from .tiffheader import Compression, Photometric, TiffStyle, inverted, peak, places, sample_order
-from .tiffheader import segment_jpeg, segment_size
+from agri_cae.io.tiffheader import (
+    Compression,
+    Photometric,
+    TiffStyle,
+    inverted,
+    peak,
+    places,
+    sample_order,
+    segment_jpeg,
+    segment_size,
+)
 
 # %% ../../nbs/io/10_tiff.ipynb #a8b90814
 def _checked_places(style, parts):
@@ -357,7 +366,8 @@ def _put_directories(f, pages, below, big):
     if at:
         kind = FieldType.IFD8 if big else FieldType.IFD
         pages[0][LayoutTag.SubIFDs] = number_entry(kind, *at, order=pages[0].order)
-    return [_put_directory(f, tags, big, tags is pages[-1]) for tags in pages][0]
+    chain = [_put_directory(f, tags, big, tags is pages[-1]) for tags in pages]
+    return chain[0]
 
 def encode_tiff(
     f,                   # seekable binary file
