@@ -60,8 +60,10 @@ _PILLOW = {Compression.LZW: "tiff_lzw", Compression.PACKBITS: "packbits",
            Compression.LZMA: "lzma", Compression.ZSTD: "zstd"}   # names that Pillow gives
 
 def _deflate(data):
-    try: from zlib_ng import zlib_ng
-    except ImportError: return zlib.compress(data, 6)
+    try:
+        from zlib_ng import zlib_ng
+    except ImportError:
+        return zlib.compress(data, 6)
     return zlib_ng.compress(data, 4)
 
 def compress(

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from agri_cae.io.tiff import decode_tiff, decode_validity, encode_tiff
 from agri_cae.io.tiffheader import TiffStyle, nodata_of, scan_tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
-DTYPES = "uint8 uint16 uint32 int16 int32 float32 float64".split()
+DTYPES = ["uint8", "uint16", "uint32", "int16", "int32", "float32", "float64"]
 
 
 def picture(dtype, shape, rng):
@@ -84,7 +85,7 @@ def test_masks(bits, order, big, tile):
     assert [p[0] for p in before] == [0, 4]
     with tiff(f) as t:
         assert np.array_equal(t.pages[1].asarray() > 0, valid)
-    facts, meta, got, found, out = again(f, lambda a: a + 1)
+    facts, _, got, found, out = again(f, lambda a: a + 1)
     assert facts.mask and np.array_equal(got, a) and np.array_equal(found, valid)
     assert pages(out) == before
     facts, meta, got, found, _ = again(out)
@@ -110,7 +111,7 @@ def test_masks_and_overviews_of_gdal(codec, shape, tmp_path):
         with rasterio.open(path, "r+") as d:
             d.build_overviews([2, 4], Resampling.average)
     with open(path, "rb") as f:
-        before, (facts, meta, _, valid, out) = pages(f), again(f)
+        before, (facts, _, _, valid, out) = pages(f), again(f)
     assert sorted(pages(out)) == sorted(before)
     assert facts.overviews == 2 and np.array_equal(valid, mask > 0)
     copy.write_bytes(out.getvalue())
@@ -122,7 +123,9 @@ def test_masks_and_overviews_of_gdal(codec, shape, tmp_path):
             assert np.array_equal(d.read_masks(**small), e.read_masks(**small))
             off = np.abs(x.astype(int) - y)[known]
             whole = shape[0] % k == shape[1] % k == 0
-            assert codec == "JPEG" or off.max() <= 1 if whole else off.mean() < 2     # GDAL weighs parts of pixels
+            assert off.mean() < (8 if codec == "JPEG" else 2)
+            if whole and codec != "JPEG":
+                assert off.max() <= 1  # elsewhere GDAL weighs parts of pixels
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -138,13 +141,14 @@ def test_tiles_that_were_never_written(dtype, nodata, planar):
     counts = np.ones((3, 4, 5), int)
     counts[:, 0, 1] = counts[:, 3, 4] = counts[1, 1, 0] = 0
     counts = counts if planar == 2 else counts.min(0)
-    style = TiffStyle((70, 50), 3, 3, dtype, tile=(16, 16), planar=planar, counts=(*counts.ravel().tolist(),), nodata=value)
+    counts = tuple(counts.ravel().tolist())
+    style = TiffStyle((70, 50), 3, 3, dtype, tile=(16, 16), planar=planar, counts=counts, nodata=value)
     f = io.BytesIO()
     encode_tiff(f, a, Meta(tags=tags, style=style), 3)
     style = scan(f)[1].style
     holes = np.array(style.counts) == 0
-    assert holes.sum() == (7 if planar == 2 else 2)   # the hole in the middle is one of band 2 alone
-    facts, _, got, valid, out = again(f)
+    assert holes.sum() == (7 if planar == 2 else 2)  # the hole in the middle is one of band 2 alone
+    _, _, got, valid, out = again(f)
     assert np.array_equal(got, a, equal_nan=dtype[0] == "f")
     want = np.ones(a.shape, bool)
     want[:16, 16:32] = want[48:, 64:] = False
@@ -152,7 +156,7 @@ def test_tiles_that_were_never_written(dtype, nodata, planar):
         want[16:32, :16, 1] = False
     assert np.array_equal(valid, want if planar == 2 else want[..., 0])
     assert ((np.array(scan(out)[1].style.counts) == 0) == holes).all()
-    _, _, b, _, out = again(f, lambda a: a + 1)     # what was written into a hole is kept
+    out = again(f, lambda a: a + 1)[-1]  # what was written into a hole is kept
     assert all(scan(out)[1].style.counts) or (value is not None and np.isnan(value))
     if not (value is not None and np.isnan(value)):
         assert np.array_equal(decode_tiff(out, scan(out)[1].style), a + 1)
@@ -212,7 +216,7 @@ def test_nodata(text, dtype, value):
     encode_tiff(f, a, Meta(tags=Tags("<", {GeoTag.GDAL_NODATA: Entry(FieldType.ASCII, len(raw), raw)})), 1)
     _, meta, _, _, out = again(f)
     assert meta.style.nodata == value
-    assert scan(out)[1].tags[GeoTag.GDAL_NODATA].raw == raw     # byte by byte
+    assert scan(out)[1].tags[GeoTag.GDAL_NODATA].raw == raw  # byte by byte
 
 
 def test_nodata_of_nan():
@@ -246,8 +250,15 @@ def test_white_is_zero(dtype, bits, alpha, planar):
     assert np.array_equal(decode_tiff(out, replace(again_.style, photometric=1)), stored)
 
 
-@pytest.mark.parametrize("extra, bands, order", [((2, 0), 4, [0, 1, 2, 4, 3]), ((0, 1), 4, [0, 1, 2, 3, 4]),
-                                                  ((0, 0), 5, [0, 1, 2, 3, 4]), ((1, 2), 4, [0, 1, 2, 4, 3])])
+@pytest.mark.parametrize(
+    "extra, bands, order",
+    [
+        ((2, 0), 4, [0, 1, 2, 4, 3]),
+        ((0, 1), 4, [0, 1, 2, 3, 4]),
+        ((0, 0), 5, [0, 1, 2, 3, 4]),
+        ((1, 2), 4, [0, 1, 2, 4, 3]),
+    ],
+)
 @pytest.mark.parametrize("planar", [1, 2])
 def test_alpha_and_other_bands(extra, bands, order, planar):
     "Alpha is the last band of the array, wherever it lies in the file"
@@ -256,7 +267,7 @@ def test_alpha_and_other_bands(extra, bands, order, planar):
     kind = "separate" if planar == 2 else "contig"
     data = np.moveaxis(stored, 2, 0) if planar == 2 else stored
     tifffile.imwrite(f, data, photometric="rgb", planarconfig=kind, extrasamples=extra, metadata=None)
-    facts, meta, a, _, out = again(f)
+    facts, _, a, _, out = again(f)
     assert (facts.bands, facts.alpha, facts.premultiplied) == (bands, bands == 4, extra in ((0, 1), (1, 2)))
     assert np.array_equal(a, stored[..., order])
     with tiff(out) as t:
@@ -373,7 +384,7 @@ def test_camera_raw_is_refused():
     data = raw().getvalue()
     at = struct.unpack_from("<I", data, 4)[0]
     size = 2 + 12 * struct.unpack_from("<H", data, at)[0] + 4
-    cr2 = data[:4] + struct.pack("<I", len(data)) + b"CR\2\0" + data[12:] + data[at:at + size]
+    cr2 = data[:4] + struct.pack("<I", len(data)) + b"CR\2\0" + data[12:] + data[at : at + size]
     for f in (dng, nef, arw, io.BytesIO(cr2)):
         assert scan_tiff(f)[0].problem[0] == "is a camera raw file"
 
@@ -430,7 +441,7 @@ def test_tags(order, big):
         count = int(rng.integers(1, 9))
         tags[65000 + i] = Entry(kind, count, rng.bytes(size * count))
     tags[34264] = number_entry(FieldType.DOUBLE, *range(16), order=order)
-    tags[50844] = number_entry(FieldType.DOUBLE, *range(92), order=order)       # RPC
+    tags[50844] = number_entry(FieldType.DOUBLE, *range(92), order=order)  # RPC
     tags[Tag.Orientation] = number_entry(FieldType.SHORT, 6, order=order)
     tags[GeoTag.GDAL_METADATA] = Entry(FieldType.ASCII, len(ITEMS) + 1, ITEMS.encode() + b"\0")
     tags[LayoutTag.MinSampleValue] = number_entry(FieldType.SHORT, 3, order=order)
@@ -445,7 +456,7 @@ def test_tags(order, big):
         c: t for c, t in tags.items() if c not in (GeoTag.GDAL_METADATA, LayoutTag.MinSampleValue)
     }
     text = values(after.tags, GeoTag.GDAL_METADATA)[0]
-    lines = [line for line in ITEMS.splitlines() if "name=\"STATISTICS" not in line and "'STATISTICS" not in line]
+    lines = [line for line in ITEMS.splitlines() if 'name="STATISTICS' not in line and "'STATISTICS" not in line]
     assert text.splitlines() == lines
 
 
@@ -455,12 +466,10 @@ def test_a_header_alone_does_not_take_memory():
     page = struct.pack("<H", 2) + struct.pack("<HHII", 254, 4, 1, 1) + entry
     data, at = b"II*\0" + struct.pack("<I", 8), 8
     data += struct.pack("<H", 3) + struct.pack("<HHIIHHII", 256, 4, 1, 8, 257, 4, 1, 8) + entry
-    for i in range(200):
+    for _ in range(200):
         at = len(data) + 4
         data += struct.pack("<I", at) + page
     data += bytes(4) + bytes(200_000)
-    import tracemalloc
-
     tracemalloc.start()
     scan_tiff(io.BytesIO(data))
     peak = tracemalloc.get_traced_memory()[1]

@@ -11,7 +11,7 @@ from agri_cae.io.tags import Tags
 from agri_cae.io.tiff import decode_tiff, encode_tiff
 from agri_cae.io.tiffheader import TiffStyle, scan_tiff
 
-DTYPES = "uint8 uint16 uint32 int8 int16 int32 float16 float32 float64".split()
+DTYPES = ["uint8", "uint16", "uint32", "int8", "int16", "int32", "float16", "float32", "float64"]
 CODECS = dict(NONE=1, LZW=5, DEFLATE=8, PACKBITS=32773, LZMA=34925, ZSTD=50000)
 
 
@@ -146,7 +146,7 @@ def test_gdal_writes_and_reads(v, tmp_path):
     with rasterio.open(path, "w", **how) as d:
         d.write(np.moveaxis(a, 2, 0).astype(kind))
     with open(path, "rb") as f:
-        facts, meta, got = read(f)
+        facts, _, got = read(f)
         assert (got.dtype.name, facts.dtype) == (v["dtype"],) * 2
         assert np.array_equal(bits_of(got), bits_of(a))
         out = again(f)
