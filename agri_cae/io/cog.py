@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Page', 'read_pages', 'is_cog', 'write_pages']
 
-# %% ../../nbs/io/20_cog.ipynb #9dc4e45c
+# %% ../../nbs/io/20_cog.ipynb #77767fb0
 import math
 import struct
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .brief import brief_repr
 from .tags import FieldType, LayoutTag, Tags, number_entry, pack_ifd, read_ifd, tiff_header, values
 
-# %% ../../nbs/io/20_cog.ipynb #29f5c81b
+# %% ../../nbs/io/20_cog.ipynb #a36ef9db
 class Page(NamedTuple):
     "A picture in a TIFF, as stored."
     tags: Tags
@@ -42,7 +42,7 @@ def _segments(f, tags):
         f.seek(at)
         yield f.read(size)
 
-# %% ../../nbs/io/20_cog.ipynb #79da7460
+# %% ../../nbs/io/20_cog.ipynb #08bf9520
 def read_pages(
     f,    # seekable binary file
 )->list:  # of `Page`
@@ -56,7 +56,7 @@ def read_pages(
         pages.append(Page(tags, tuple(_segments(f, tags))))
     return pages
 
-# %% ../../nbs/io/20_cog.ipynb #4ee6af1d
+# %% ../../nbs/io/20_cog.ipynb #26e049b2
 _RULES = b"""LAYOUT=IFDS_BEFORE_DATA
 BLOCK_ORDER=ROW_MAJOR
 BLOCK_LEADER=SIZE_AS_UINT4
@@ -78,7 +78,7 @@ def is_cog(
 
 def _framed(segment): return struct.pack("<I", len(segment)) + segment + segment[-4:].rjust(4, b"\0")
 
-# %% ../../nbs/io/20_cog.ipynb #9292ee19
+# %% ../../nbs/io/20_cog.ipynb #8e1c9fc8
 def _directories(pages, places, start, big):
     "All directories, one behind the other, from offset `start`"
     kind, out = FieldType.LONG8 if big else FieldType.LONG, b""
@@ -104,7 +104,7 @@ def _spread(pages, at, cog):
             at += len(data[-1])
     return places, data
 
-# %% ../../nbs/io/20_cog.ipynb #e571a44c
+# %% ../../nbs/io/20_cog.ipynb #d763ec44
 _CLASSIC = 4_000_000_000   # bytes from which BigTIFF is needed
 
 def write_pages(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BY_GDAL', 'EXTRA', 'gdal_problem', 'decode_by_gdal', 'MapStyle', 'scan_map', 'decode_map', 'encode_map']
 
-# %% ../../nbs/io/17_geo.ipynb #5f991587
+# %% ../../nbs/io/17_geo.ipynb #5b61ea1a
 import io
 import struct
 import warnings
@@ -18,10 +18,12 @@ from ..config import need
 from .cog import is_cog, read_pages, write_pages
 from .formats import Meta
 from .tags import LayoutTag, tiff_header
-from .tiff import decode_tiff, encode_tiff
-from .tiffheader import Compression, TiffStyle, scan_tiff
+from .tiff import encode_tiff
+from .tiffheader import scan_tiff
+from .tifflayout import Compression, TiffStyle, inverted, peak, sample_order
+from .tiffpixels import decode_tiff
 
-# %% ../../nbs/io/17_geo.ipynb #ce6721f4
+# %% ../../nbs/io/17_geo.ipynb #11ede7da
 BY_GDAL = {2: "CCITT", 3: "CCITT", 4: "CCITT", 34887: "LERC", 50001: "WebP"}   # compression -> its name
 EXTRA = "pip install 'agri-cae[geo]'"
 
@@ -32,7 +34,7 @@ def gdal_problem(
     if find_spec("rasterio"): return None
     return f"is compressed with {BY_GDAL[compression]}, which needs rasterio", f"Install it: {EXTRA}"
 
-# %% ../../nbs/io/17_geo.ipynb #ca7a9479
+# %% ../../nbs/io/17_geo.ipynb #724bcd8e
 _INSTALL = '"agri-cae[geo]"'
 
 def decode_by_gdal(
@@ -50,7 +52,7 @@ def decode_by_gdal(
         raise ValueError("the pixels cannot be decoded by GDAL: damaged, or of a rare kind") from None
     return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
-# %% ../../nbs/io/17_geo.ipynb #4fbc2f21
+# %% ../../nbs/io/17_geo.ipynb #1e3d9f75
 def _like_deflate(f):
     "A copy of a TIFF that says that it is compressed with deflate"
     f.seek(0)
@@ -70,7 +72,7 @@ class MapStyle(TiffStyle):
     cog: bool = False     # is it in the order of a COG?
     by_gdal: bool = False # is it decoded by GDAL, and written with deflate?
 
-# %% ../../nbs/io/17_geo.ipynb #6a33d722
+# %% ../../nbs/io/17_geo.ipynb #1f39e9f5
 def scan_map(
     f,        # seekable binary file
 )->tuple:     # `Facts`, `Meta` with a `MapStyle`; its warnings say what will be stored in another way
@@ -85,13 +87,18 @@ def scan_map(
     facts = replace(facts, compression=BY_GDAL[kind].lower(), problem=facts.problem or gdal_problem(kind))
     return facts, replace(meta, style=style, warnings=(*meta.warnings, said))
 
-# %% ../../nbs/io/17_geo.ipynb #494e08fd
+# %% ../../nbs/io/17_geo.ipynb #27372f0d
 def decode_map(
     f,               # seekable binary file
     style:MapStyle,  # from `scan_map`
 )->np.ndarray:       # (H, W, samples), as from `decode_tiff`
     "Decode a TIFF. Raises `ValueError` when it is damaged, `ConfigError` where rasterio is missing."
-    return decode_by_gdal(f) if style.by_gdal else decode_tiff(f, style)
+    if not style.by_gdal: return decode_tiff(f, style)
+    a = decode_by_gdal(f)[..., sample_order(style)].astype(style.dtype)
+    if inverted(style):
+        colours = a[..., :style.bands]
+        colours[:] = ~colours if colours.dtype == bool else peak(style) - colours
+    return a
 
 def encode_map(
     f,                   # seekable binary file

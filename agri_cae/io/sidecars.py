@@ -6,7 +6,7 @@
 __all__ = ['Sidecar', 'find_sidecars', 'sidecar_path', 'read_xml', 'without_statistics', 'nodata_beside', 'has_world_file',
            'mask_beside', 'remake_overviews', 'Carried', 'plan_sidecars', 'carried']
 
-# %% ../../nbs/io/16_sidecars.ipynb #bcdd8a88
+# %% ../../nbs/io/16_sidecars.ipynb #12067b59
 import io
 import os
 import struct
@@ -21,10 +21,11 @@ import numpy as np
 from ..config import ImageError, OutputError
 from .files import new_file, open_source, output_errors, printable
 from .overviews import shrink
-from .tiff import decode_tiff, encode_tiff
+from .tiff import encode_tiff
 from .tiffheader import scan_tiff
+from .tiffpixels import decode_tiff
 
-# %% ../../nbs/io/16_sidecars.ipynb #0beea0e8
+# %% ../../nbs/io/16_sidecars.ipynb #998c03da
 _ENDINGS = {
     ".prj": "projection", ".aux.xml": "facts", ".msk": "mask", ".msk.ovr": "mask", ".ovr": "overviews",
     ".ovr.ovr": "overviews", ".rrd": "overviews", ".rpb": "camera model", ".rpc": "camera model",
@@ -42,7 +43,7 @@ class Sidecar(NamedTuple):
     ending: str  # what follows the stem or the full name, as it is spelled
     full: bool   # is it called after the full name of the picture?
 
-# %% ../../nbs/io/16_sidecars.ipynb #f009abd0
+# %% ../../nbs/io/16_sidecars.ipynb #b49b706b
 def _as_sidecar(name, picture):
     "A file of the folder as a `Sidecar` of the picture, or None"
     for base in dict.fromkeys([picture.name, picture.stem]):
@@ -69,7 +70,7 @@ def find_sidecars(
         if s.path.is_file() and (alike or key not in found): found[key] = s
     return tuple(sorted(found.values()))
 
-# %% ../../nbs/io/16_sidecars.ipynb #8fd94bc7
+# %% ../../nbs/io/16_sidecars.ipynb #aae91608
 def _world_ending(ending, old, new):
     "The ending of a world file for a picture of another suffix"
     wanted = new.lower().strip(".")
@@ -89,7 +90,7 @@ def sidecar_path(
         ending = _world_ending(ending, src.suffix, dst.suffix)
     return dst.with_name((dst.name if sidecar.full else dst.stem) + ending)
 
-# %% ../../nbs/io/16_sidecars.ipynb #0e81393d
+# %% ../../nbs/io/16_sidecars.ipynb #ffa33fcb
 _LONGEST = 1 << 24   # bytes of an XML that is read
 
 class _Plain(ET.TreeBuilder):
@@ -104,7 +105,7 @@ def read_xml(
     try: return ET.fromstring(data, ET.XMLParser(target=_Plain()))
     except ET.ParseError as e: raise ValueError(f"it is no XML: {e}") from None
 
-# %% ../../nbs/io/16_sidecars.ipynb #14672c75
+# %% ../../nbs/io/16_sidecars.ipynb #0f80bdc1
 _OLD_PIXELS = {"Histograms", "Minimum", "Maximum", "Mean", "StandardDeviation"}
 
 def _tells_pixels(name, attributes, parent):
@@ -130,7 +131,7 @@ def _stale_spans(data):
     p.Parse(data, True)
     return spans
 
-# %% ../../nbs/io/16_sidecars.ipynb #631b9844
+# %% ../../nbs/io/16_sidecars.ipynb #b82f1af3
 def without_statistics(
     data:bytes, # an XML document
 )->bytes:       # the same bytes where it tells no statistics
@@ -144,7 +145,7 @@ def without_statistics(
     if at: read_xml(out)
     return out
 
-# %% ../../nbs/io/16_sidecars.ipynb #ddaa42f7
+# %% ../../nbs/io/16_sidecars.ipynb #695e4d74
 def _nodata(band):
     "The nodata value of a PAMRasterBand: its exact bytes, or its text; None where there is none"
     element = band.find("NoDataValue")
@@ -175,7 +176,7 @@ def nodata_beside(
         except (ValueError, struct.error): continue
     return None if values == [None] * bands else tuple(values)
 
-# %% ../../nbs/io/16_sidecars.ipynb #51d20f73
+# %% ../../nbs/io/16_sidecars.ipynb #44d170ea
 def has_world_file(
     path:str|Path, # a picture
 )->bool:           # whether its stored rows lie on a map
@@ -184,7 +185,7 @@ def has_world_file(
     placed = root is not None and any(root.find(o) is not None for o in ("GeoTransform", "GCPList"))
     return placed or bool(kinds & {"world file", "camera model"})
 
-# %% ../../nbs/io/16_sidecars.ipynb #9fae99e4
+# %% ../../nbs/io/16_sidecars.ipynb #10f25cd1
 def mask_beside(
     path:str|Path,      # a picture
     shape:tuple,        # (height, width) of its rows as stored
@@ -201,7 +202,7 @@ def mask_beside(
         if facts.problem: raise ImageError(where, *facts.problem)
         return decode_tiff(f, meta.style) != 0
 
-# %% ../../nbs/io/16_sidecars.ipynb #87a380e8
+# %% ../../nbs/io/16_sidecars.ipynb #b7af007e
 def _smaller(a, size, bands, valid, nodata):
     "A smaller copy of colours and alpha, and which of its pixels are valid; nodata: of each band"
     masks = None if valid is None else np.broadcast_to(np.atleast_3d(valid), (*a.shape[:2], bands))
@@ -231,7 +232,7 @@ def remake_overviews(
     encode_tiff(out, small, meta, bands, None if valid is None else known)
     return out.getvalue()
 
-# %% ../../nbs/io/16_sidecars.ipynb #57488286
+# %% ../../nbs/io/16_sidecars.ipynb #b9fa4603
 class Carried(NamedTuple):
     "What becomes of the sidecars of a picture."
     files: dict     # target -> its bytes
@@ -258,7 +259,7 @@ def _content(s, remake, changed):
     if s.kind != "overviews": return data, ()
     return _remade(data, s.path.name, remake if s.ending.lower() == ".ovr" else None)
 
-# %% ../../nbs/io/16_sidecars.ipynb #37652577
+# %% ../../nbs/io/16_sidecars.ipynb #285ab256
 def _is_place(where):
     "Is it the path of a regular file, or of one that is still to come?"
     path = isinstance(where, str | os.PathLike)
@@ -274,7 +275,7 @@ def _older(dst, targets):
     cleaned = {s.path: _content(s, None, True)[0] for s in old if s.kind == "facts" and dst.exists()}
     return cleaned, tuple(s.path for s in old if s.kind == "overviews")
 
-# %% ../../nbs/io/16_sidecars.ipynb #f3374515
+# %% ../../nbs/io/16_sidecars.ipynb #65e5f10b
 def plan_sidecars(
     src,               # the picture that was read; only a path has sidecars
     dst,               # its successor; may be the same file
@@ -296,7 +297,7 @@ def plan_sidecars(
     files = {t: data for t, data in (files | cleaned).items() if not _holds(t, data)}
     return Carried(files, stale, warnings)
 
-# %% ../../nbs/io/16_sidecars.ipynb #c1d7adf7
+# %% ../../nbs/io/16_sidecars.ipynb #ca59add3
 @contextmanager
 def carried(
     plan:Carried,         # from `plan_sidecars`

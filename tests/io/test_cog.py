@@ -13,8 +13,9 @@ from agri_cae.io.geo import decode_map, encode_map, scan_map
 from agri_cae.io.jpeg import jpeg_style
 from agri_cae.io.overviews import shrink
 from agri_cae.io.tags import FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, text_entry, values
-from agri_cae.io.tiff import decode_validity, encode_tiff, new_style
-from agri_cae.io.tiffheader import Compression
+from agri_cae.io.tiff import encode_tiff, new_style
+from agri_cae.io.tifflayout import Compression
+from agri_cae.io.tiffpixels import decode_validity
 
 DTYPES = ["uint8", "uint16", "float32"]
 

@@ -27,8 +27,9 @@ from agri_cae.io.sidecars import (
     without_statistics,
 )
 from agri_cae.io.tags import Tags
-from agri_cae.io.tiff import decode_tiff, encode_tiff, new_style
+from agri_cae.io.tiff import encode_tiff, new_style
 from agri_cae.io.tiffheader import scan_tiff
+from agri_cae.io.tiffpixels import decode_tiff
 
 PAM = """<PAMDataset>
   <SRS dataAxisToSRSAxisMapping="1,2">EPSG:32721</SRS>
