@@ -281,7 +281,11 @@ def test_packed_bits(bits, tmp_path):
     dtype, rng = "uint8" if bits < 8 else "uint16", np.random.default_rng(bits)
     a = rng.integers(0, (1 << bits) - 1, (2, 21, 33), dtype, endpoint=True)
     path, copy = tmp_path / "a.tif", tmp_path / "b.tif"
-    how = dict(COMPRESS=str(rng.choice(["NONE", "LZW", "DEFLATE"])), INTERLEAVE=str(rng.choice(["BAND", "PIXEL"])))
+    how = dict(
+        TILED=bool(bits % 2),
+        COMPRESS=str(rng.choice(["NONE", "LZW", "DEFLATE"])),
+        INTERLEAVE=str(rng.choice(["BAND", "PIXEL"])),
+    )
     with rasterio.open(path, "w", driver="GTiff", width=33, height=21, count=2, dtype=dtype, NBITS=bits, **how) as d:
         d.write(a)
     with open(path, "rb") as f:
