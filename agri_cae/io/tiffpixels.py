@@ -28,10 +28,10 @@ from agri_cae.io.tifflayout import (
 def _checked_places(style, parts):
     "The places of all segments. Raises `ValueError` when tiles are huge or segments are missing."
     (width, height), (cols, rows) = style.size, segment_size(style)
-    if style.tiled and cols * rows > max(4 * width * height, 1 << 24):
+    count = style.planes * -(-height // rows) * -(-width // cols)
+    if style.tiled and count * cols * rows > max(16 * style.planes * width * height, 1 << 26):
         raise ValueError(f"its tiles of {cols} x {rows} pixels are larger than the picture")
-    if parts < style.planes * -(-height // rows) * -(-width // cols):
-        raise ValueError("parts of the image are missing")
+    if parts < count: raise ValueError("parts of the image are missing")
     return list(places(style))
 
 # %% ../../nbs/io/25_tiffpixels.ipynb #7a644679

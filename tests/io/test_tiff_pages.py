@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 
 from agri_cae.io.formats import Meta
-from agri_cae.io.tags import Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, text_entry, values
+from agri_cae.io.tags import Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, read_ifd, text_entry, values
 from agri_cae.io.tiff import decode_tiff, decode_validity, encode_tiff
 from agri_cae.io.tiffheader import TiffStyle, nodata_of, scan_tiff
 
@@ -479,3 +480,21 @@ def test_a_header_alone_does_not_take_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4_000_000
+
+
+def test_small_files_that_ask_for_much():
+    "Directories that overlap, many tiles made of one block, tiles of one pixel, a width that is no number"
+    page = struct.pack("<H", 50) + struct.pack("<HHII", 65000, 3, 1, 0) * 50 + bytes(4)
+    budget = [len(page)]
+    read_ifd(io.BytesIO(page), 0, "<", budget=budget)
+    with pytest.raises(ValueError, match="overlap"):
+        read_ifd(io.BytesIO(page), 0, "<", budget=budget)
+    block = zlib.compress(bytes(4096 * 4096))
+    style = TiffStyle((1, 204_800), 1, 1, "uint8", tile=(4096, 4096), offsets=(0,) * 50, counts=(len(block),) * 50)
+    with pytest.raises(ValueError, match="larger than the picture"):
+        decode_tiff(io.BytesIO(block), style)
+    with pytest.raises(ValueError, match="parts of the image are missing"):
+        decode_tiff(io.BytesIO(block), replace(style, size=(30_000, 30_000), tile=(1, 1)))
+    nan = struct.pack("<H", 1) + struct.pack("<HHIf", 256, 11, 1, np.nan) + bytes(4)
+    with pytest.raises(ValueError, match="holds no number"):
+        scan_tiff(io.BytesIO(b"II*\0\x08\0\0\0" + nan))
