@@ -220,13 +220,15 @@ def read_ifd(
     big:bool=False,    # BigTIFF?
     depth:int=0,       # 0 the main directory, 1 Exif or GPS, 2 interoperability; deeper ones are not followed
     strict:bool=False, # is a value outside the file an error? Otherwise its entry is left out
-    budget:int|None=None, # bytes that all values may take; None: the size of the file
+    budget:list|None=None, # [bytes that the directory and its values may take], lowered by them; None: the file's size
 )->tuple:              # `Tags`, offset of the next directory (0: none)
     "Read one directory and those it points to. Raises `ValueError` when it lies outside the file."
     form = _BIG if big else _CLASSIC
     end = f.seek(0, 2)
-    budget = end if budget is None else budget
+    budget = [end] if budget is None else budget
     stored, after = _entries(f, at, order, form)
+    budget[0] -= sum(map(len, stored))
+    if budget[0] < 0: raise ValueError("directories of tags overlap")
     tags = Tags(order)
     for item in stored:
         code, kind, count = struct.unpack_from(order + form.head, item)
@@ -241,8 +243,8 @@ def read_ifd(
             outside = offset + size > end
             if outside and strict:
                 raise ValueError(f"the file is truncated after {end:,} bytes")
-            if outside or size > budget: continue
-            budget -= size
+            if outside or size > budget[0]: continue
+            budget[0] -= size
             f.seek(offset)
             raw = f.read(size)
         tags[code] = Entry(kind, count, raw[:size])

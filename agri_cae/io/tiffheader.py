@@ -91,25 +91,17 @@ _MOST = 64   # pages behind the first that are kept
 def _pages(f, at, order, big):
     "Tags of the first page, of copies and masks behind and below it, and the number of full-size pages"
     tags, after = read_ifd(f, at, order, big, strict=True)
-    seen, pages, more, below, budget = {at}, 1, [], [], f.seek(0, 2)
-    def read(at):
-        nonlocal budget     # no small file can ask for much memory
-        found, after = read_ifd(f, at, order, big, depth=9, budget=budget)
-        return found, after, sum(len(t.raw) for t in found.values())
+    seen, pages, more, below, budget = {at}, 1, [], [], [f.seek(0, 2)]
     with suppress(ValueError):
         while after and after not in seen and len(seen) < 1000:
             seen.add(after)
-            found, after, size = read(after)
+            found, after = read_ifd(f, after, order, big, depth=9, budget=budget)
             full = not subfile(found) & 5
             pages += full
-            if full or len(more) >= _MOST: continue
-            more.append(found)
-            budget -= size
+            if not full and len(more) < _MOST: more.append(found)
     for at in values(tags, LayoutTag.SubIFDs)[:_MOST]:
         with suppress(ValueError):
-            found, _, size = read(at)
-            below.append(found)
-            budget -= size
+            below.append(read_ifd(f, at, order, big, depth=9, budget=budget)[0])
     return tags, more, below, pages
 
 # %% ../../nbs/io/08_tiffheader.ipynb #52d2580d

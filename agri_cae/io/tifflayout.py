@@ -57,8 +57,10 @@ def first(
     tags:Tags, # of a TIFF
     code:int,  # tag
 )->int:        # 0 when there is neither a value nor a default
-    "The first value of a layout tag, or its default."
-    return (values(tags, code) or (_DEFAULTS.get(code, 0),))[0]
+    "The first value of a layout tag, or its default. Raises `ValueError` when it is no number."
+    try: return int((values(tags, code) or (_DEFAULTS.get(code, 0),))[0])
+    except (ValueError, OverflowError):
+        raise ValueError(f"the tag {code} holds no number") from None
 
 # %% ../../nbs/io/24_tifflayout.ipynb #12b35eba
 class Place(NamedTuple):

@@ -28,11 +28,11 @@ from agri_cae.io.tifflayout import (
 def _checked_places(style, parts):
     "The places of all segments. Raises `ValueError` when tiles are huge or segments are missing."
     (width, height), (cols, rows) = style.size, segment_size(style)
-    if style.tiled and cols * rows > max(4 * width * height, 1 << 24):
+    count = style.planes * -(-height // rows) * -(-width // cols)
+    if style.tiled and count * cols * rows > max(16 * style.planes * width * height, 1 << 26):
         raise ValueError(f"its tiles of {cols} x {rows} pixels are larger than the picture")
-    where = list(places(style))
-    if parts < len(where): raise ValueError("parts of the image are missing")
-    return where
+    if parts < count: raise ValueError("parts of the image are missing")
+    return list(places(style))
 
 # %% ../../nbs/io/25_tiffpixels.ipynb #7a644679
 def _segment(raw, place, style, label):
@@ -122,11 +122,10 @@ def mask_pixels(
 
 def _stored_where(style):
     "(H, W, planes) bool: False where segments were never written; None where all were"
-    (width, height), where = style.size, list(places(style))
-    if all(style.counts[:len(where)]): return None
-    valid = np.ones((height, width, style.planes), bool)
-    for place, size in zip(where, style.counts, strict=False):
-        if not size: _window(valid, place, style.planes)[:] = False
+    holes = [place for place, size in zip(places(style), style.counts, strict=False) if not size]
+    if not holes: return None
+    valid = np.ones((*style.size[::-1], style.planes), bool)
+    for place in holes: _window(valid, place, style.planes)[:] = False
     if style.planes == 1: return valid
     valid = valid[..., sample_order(style)]
     return valid[..., :style.bands] & valid[..., style.bands:].all(2, keepdims=True)   # alpha counts for all

@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tifffile
 
 from agri_cae.io.formats import Meta
-from agri_cae.io.tags import Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, text_entry, values
+from agri_cae.io.tags import Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, read_ifd, text_entry, values
 from agri_cae.io.tiff import decode_tiff, decode_validity, encode_tiff
 from agri_cae.io.tiffheader import TiffStyle, nodata_of, scan_tiff
 
@@ -281,7 +282,11 @@ def test_packed_bits(bits, tmp_path):
     dtype, rng = "uint8" if bits < 8 else "uint16", np.random.default_rng(bits)
     a = rng.integers(0, (1 << bits) - 1, (2, 21, 33), dtype, endpoint=True)
     path, copy = tmp_path / "a.tif", tmp_path / "b.tif"
-    how = dict(COMPRESS=str(rng.choice(["NONE", "LZW", "DEFLATE"])), INTERLEAVE=str(rng.choice(["BAND", "PIXEL"])))
+    how = dict(
+        TILED=bool(bits % 2),
+        COMPRESS=str(rng.choice(["NONE", "LZW", "DEFLATE"])),
+        INTERLEAVE=str(rng.choice(["BAND", "PIXEL"])),
+    )
     with rasterio.open(path, "w", driver="GTiff", width=33, height=21, count=2, dtype=dtype, NBITS=bits, **how) as d:
         d.write(a)
     with open(path, "rb") as f:
@@ -475,3 +480,21 @@ def test_a_header_alone_does_not_take_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4_000_000
+
+
+def test_small_files_that_ask_for_much():
+    "Directories that overlap, many tiles made of one block, tiles of one pixel, a width that is no number"
+    page = struct.pack("<H", 50) + struct.pack("<HHII", 65000, 3, 1, 0) * 50 + bytes(4)
+    budget = [len(page)]
+    read_ifd(io.BytesIO(page), 0, "<", budget=budget)
+    with pytest.raises(ValueError, match="overlap"):
+        read_ifd(io.BytesIO(page), 0, "<", budget=budget)
+    block = zlib.compress(bytes(4096 * 4096))
+    style = TiffStyle((1, 204_800), 1, 1, "uint8", tile=(4096, 4096), offsets=(0,) * 50, counts=(len(block),) * 50)
+    with pytest.raises(ValueError, match="larger than the picture"):
+        decode_tiff(io.BytesIO(block), style)
+    with pytest.raises(ValueError, match="parts of the image are missing"):
+        decode_tiff(io.BytesIO(block), replace(style, size=(30_000, 30_000), tile=(1, 1)))
+    nan = struct.pack("<H", 1) + struct.pack("<HHIf", 256, 11, 1, np.nan) + bytes(4)
+    with pytest.raises(ValueError, match="holds no number"):
+        scan_tiff(io.BytesIO(b"II*\0\x08\0\0\0" + nan))
