@@ -9,6 +9,7 @@ __all__ = ['Sidecar', 'find_sidecars', 'sidecar_path', 'read_xml', 'without_stat
 # %% ../../nbs/io/16_sidecars.ipynb #12067b59
 import io
 import os
+import re
 import struct
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack, contextmanager
@@ -113,6 +114,8 @@ def _tells_pixels(name, attributes, parent):
     item = name == "MDI" and attributes.get("key", "").startswith(("STATISTICS_", "OVERVIEW_FILE"))
     return item or (parent == ["PAMRasterBand"] and name in _OLD_PIXELS)
 
+_TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")   # a start tag; > may stand in its attributes
+
 def _stale_spans(data):
     "(start, end) of each element that tells of pixels, in bytes"
     spans, names, cut, p = [], [], None, expat.ParserCreate()   # cut: (depth, start) of what is being cut out
@@ -125,7 +128,10 @@ def _stale_spans(data):
         nonlocal cut
         names.pop()
         if cut is None or cut[0] < len(names): return
-        spans.append((cut[1], data.index(b">", p.CurrentByteIndex) + 1))
+        tag = _TAG.match(data, cut[1])
+        if tag is None: raise ValueError("its letters are not bytes")     # UTF-16
+        empty = tag[0].endswith(b"/>")     # expat stands behind such a tag, else before </
+        spans.append((cut[1], p.CurrentByteIndex if empty else data.index(b">", p.CurrentByteIndex) + 1))
         cut = None
     p.StartElementHandler, p.EndElementHandler = start, end
     p.Parse(data, True)

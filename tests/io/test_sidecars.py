@@ -4,6 +4,8 @@ import io
 import itertools
 import math
 import os
+import random
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
@@ -132,11 +134,12 @@ def test_namespaces_and_marks_survive():
         (b'<!DOCTYPE a SYSTEM "file:///etc/hostname"><a/>', "document type"),
         (b'<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>', "document type"),
         ('<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>'.encode("utf-16"), "document type"),
+        ("<PAMRasterBand><Mean>1</Mean></PAMRasterBand>".encode("utf-16"), "not bytes"),
     ],
 )
 def test_wrong_xml_is_named_and_carried_as_it_is(tmp_path, text, says):
     with pytest.raises(ValueError, match=says):
-        read_xml(text)
+        without_statistics(text)
     src, out = made(tmp_path / "in", "a.tif"), made(tmp_path / "out")
     (src / "a.tif.aux.xml").write_bytes(text)
     plan = plan_sidecars(src / "a.tif", out / "b.tif")
@@ -153,6 +156,49 @@ def test_long_xml_is_not_read(monkeypatch):
 def test_deep_xml_does_no_harm():
     deep = b"<a>" * 50_000 + b"</a>" * 50_000
     assert without_statistics(deep) == deep
+
+
+def tree(draw, depth=3):
+    "A random element of a .aux.xml, statistics and others"
+    names = ["PAMDataset", "PAMRasterBand", "Metadata", "MDI", "Histograms", "Mean", "Description", "a:b", "é"]
+    keys = ["STATISTICS_MEAN", "OVERVIEW_FILE", "NAME", "x>y"]
+    e = ET.Element(draw.choice(names), {"key": draw.choice(keys), "xmlns:a": "urn:a"})
+    e.text, e.tail = (draw.choice(["", "\n ", "1 < 2 & 3", "ü ]]"]) for _ in range(2))
+    e.extend(tree(draw, depth - 1) for _ in range(draw.randint(0, 3) if depth else 0))
+    return e
+
+
+def kept(e, parent=""):
+    "The same without what tells of pixels, as nested tuples without space between elements"
+    stale = e.tag == "MDI" and e.get("key").startswith(("STATISTICS_", "OVERVIEW_FILE"))
+    stale |= parent == "PAMRasterBand" and e.tag in ("Histograms", "Mean")
+    text = (e.text or "").strip()
+    return None if stale else (e.tag, e.get("key"), text, [(kept(c, e.tag), (c.tail or "").strip()) for c in e])
+
+
+def simple(node):
+    "Nested tuples, with texts around a hole joined"
+    tag, key, text, children = node
+    out = [text]
+    for child, tail in children:
+        out += [*([] if child is None else [simple(child)]), tail]
+    joined = [out[0]]
+    for o in out[1:]:
+        if isinstance(o, str) and isinstance(joined[-1], str):
+            joined[-1] += o
+        else:
+            joined.append(o)
+    return tag, key, joined
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_document_loses_its_statistics_and_nothing_else(seed):
+    root = tree(random.Random(seed))
+    root.tag, root.tail = "PAMDataset", ""
+    data = ET.tostring(root, "utf-8").replace(b" xmlns:a", b' n="1" xmlns:a', seed % 2)
+    left = without_statistics(data)
+    assert simple(kept(read_xml(left))) == simple(kept(read_xml(data))) and without_statistics(left) == left
+    assert not any("STATISTICS_" in e.get("key", "") for e in read_xml(left).iter("MDI"))
 
 
 # ---- what they say
