@@ -134,7 +134,7 @@ def test_namespaces_and_marks_survive():
         (b'<!DOCTYPE a SYSTEM "file:///etc/hostname"><a/>', "document type"),
         (b'<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>', "document type"),
         ('<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>'.encode("utf-16"), "document type"),
-        ("<PAMRasterBand><Mean>1</Mean></PAMRasterBand>".encode("utf-16"), "not bytes"),
+        ("<PAMRasterBand><Mean>1</Mean></PAMRasterBand>".encode("utf-16"), "not in UTF-8"),
     ],
 )
 def test_wrong_xml_is_named_and_carried_as_it_is(tmp_path, text, says):
