@@ -128,9 +128,7 @@ def _stale_spans(data):
         nonlocal cut
         names.pop()
         if cut is None or cut[0] < len(names): return
-        tag = _TAG.match(data, cut[1])
-        if tag is None: raise ValueError("its letters are not bytes")     # UTF-16
-        empty = tag[0].endswith(b"/>")     # expat stands behind such a tag, else before </
+        empty = _TAG.match(data, cut[1])[0].endswith(b"/>")     # expat stands behind such a tag, else before </
         spans.append((cut[1], p.CurrentByteIndex if empty else data.index(b">", p.CurrentByteIndex) + 1))
         cut = None
     p.StartElementHandler, p.EndElementHandler = start, end
@@ -143,6 +141,7 @@ def without_statistics(
 )->bytes:       # the same bytes where it tells no statistics
     "Cut out what was measured on the pixels. Raises `ValueError` for XML that is damaged or not trusted."
     read_xml(data)
+    if b"\0" in data: raise ValueError("it is not in UTF-8")
     out, at = b"", 0
     for start, end in _stale_spans(data):
         out += data[at:start].rstrip()
