@@ -98,11 +98,11 @@ sbom: setup ## What the service's container installs, as CycloneDX: dist/sbom.js
 cost: setup ## deploy/cost.md: what the service costs, from nbs/results/bench.json and deploy/prices.yaml
 	@$(BIN)python deploy/cost.py
 
-# dev is resolved first; the others start from it and so get the same versions
+# dev is resolved first; the others start from it and so get the same versions. serve is what the container installs: with GDAL
 lock: setup ## Resolve requirements/*.txt anew from settings.ini
 	@for o in dev base serve train; do \
 	  [ $$o = dev ] || cp requirements/dev.txt requirements/$$o.txt; \
-	  $(BIN)uv pip compile setup.py $$([ $$o = base ] || echo --extra $$o) --quiet $$([ $$o != dev ] || echo --upgrade) --universal --python-version 3.11 \
+	  $(BIN)uv pip compile setup.py $$([ $$o = base ] || echo --extra $$o) $$([ $$o != serve ] || echo --extra geo) --quiet $$([ $$o != dev ] || echo --upgrade) --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --custom-compile-command 'make lock' -o requirements/$$o.txt; \
 	done
 

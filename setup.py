@@ -14,7 +14,7 @@ def lines(key):
     return [o for o in cfg[key].splitlines() if o.strip()]
 
 
-extras = {o: lines(f"{o}_requirements") for o in ("train", "serve", "openvino", "cluster")}
+extras = {o: lines(f"{o}_requirements") for o in ("train", "serve", "openvino", "geo", "cluster")}
 extras["dev"] = [*(r for o in extras.values() for r in o), *lines("dev_requirements")]
 extras["bm3d"] = lines("bm3d_requirements")  # not in dev: its licence allows non-commercial use only
 

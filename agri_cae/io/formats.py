@@ -26,12 +26,12 @@ class Facts:
     width: int                 # pixels; from `inspect_image` those of the upright picture
     height: int                # pixels
     bands: int                 # colour bands: 1 grey, 3 RGB
-    dtype: str = "uint8"       # of a stored value: "uint8", "uint16" or "float32", or bits per band of what is not read
+    dtype: str = "uint8"       # of a value, as NumPy names it; bits per band of what is not read
     alpha: bool = False        # is there an alpha channel?
     frames: int = 1            # pictures in the file
     problem: tuple|None = None # why the file cannot be read, and what to do
-    bits: int|None = None      # per value of a PNG
-    palette: bool = False      # does a PNG store colour numbers?
+    bits: int|None = None      # per value of a PNG, or of a TIFF whose values fill no bytes
+    palette: bool = False      # are colour numbers stored?
     progressive: bool = False  # is a JPEG stored in several passes?
     lossless: bool|None = None # is a WebP lossless?
     compression: str|None = None # of a TIFF
@@ -40,6 +40,9 @@ class Facts:
     exif: bool = False         # are there camera data?
     gps: bool = False          # is there a place among them?
     icc: bool = False          # is there a colour profile?
+    premultiplied: bool = False # are the colours multiplied with alpha?
+    mask: bool = False         # does a TIFF hold a mask of its valid pixels?
+    overviews: int = 0         # smaller copies of the picture in a TIFF
 
 # %% ../../nbs/io/04_formats.ipynb #081b061d
 ANIMATED = "holds several pictures (animation or pages)", "Save the picture that you want into a file of its own"
@@ -54,6 +57,7 @@ class Meta:
     icc: bytes|None = None   # colour profile
     dpi: tuple|None = None   # (horizontal, vertical) pixels per inch
     style: Any = None        # how the file stores the picture: `PngStyle`, `JpegStyle`, `WebpStyle` or `TiffStyle`
+    warnings: tuple = ()     # sentences for the user, without the file's name
     __repr__ = brief_repr
 
 # %% ../../nbs/io/04_formats.ipynb #9541f67e

@@ -221,11 +221,15 @@ def read_ifd(
     big:bool=False,    # BigTIFF?
     depth:int=0,       # 0 the main directory, 1 Exif or GPS, 2 interoperability; deeper ones are not followed
     strict:bool=False, # is a value outside the file an error? Otherwise its entry is left out
+    budget:list|None=None, # [bytes that the directory and its values may take], lowered by them; None: the file's size
 )->tuple:              # `Tags`, offset of the next directory (0: none)
     "Read one directory and those it points to. Raises `ValueError` when it lies outside the file."
     form = _BIG if big else _CLASSIC
-    end = budget = f.seek(0, 2)
+    end = f.seek(0, 2)
+    budget = [end] if budget is None else budget
     stored, after = _entries(f, at, order, form)
+    budget[0] -= sum(map(len, stored))
+    if budget[0] < 0: raise ValueError("directories of tags overlap")
     tags = Tags(order)
     for item in stored:
         code, kind, count = struct.unpack_from(order + form.head, item)
@@ -240,8 +244,8 @@ def read_ifd(
             outside = offset + size > end
             if outside and strict:
                 raise ValueError(f"the file is truncated after {end:,} bytes")
-            if outside or size > budget: continue
-            budget -= size
+            if outside or size > budget[0]: continue
+            budget[0] -= size
             f.seek(offset)
             raw = f.read(size)
         tags[code] = Entry(kind, count, raw[:size])
@@ -252,6 +256,7 @@ def pack_ifd(
     tags:Tags,       # what to pack
     at:int,          # offset at which the result will lie
     big:bool=False,  # BigTIFF?
+    after:int=0,     # offset of the next directory (0: none)
 )->bytes:            # the directory, its values and the directories it points to
     "Lay out a directory so that it can be put at offset `at`."
     form, order = _BIG if big else _CLASSIC, tags.order
@@ -267,4 +272,4 @@ def pack_ifd(
             tail += pack_ifd(Tags(order, tag), place, big) if below else raw
             raw = struct.pack(order + form.pointer, place)
         head += struct.pack(order + form.head, code, kind, count) + raw.ljust(form.inline, b"\0")
-    return bytes(head) + bytes(form.inline) + bytes(tail)
+    return bytes(head) + struct.pack(order + form.pointer, after) + bytes(tail)
