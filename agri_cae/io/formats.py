@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Facts:
     "What the header of an image file tells."
     format: str                # "png", "jpeg", "webp" or "tiff"
-    width: int                 # pixels; from `inspect_image` those of the upright picture
+    width: int                 # pixels as they lie in the file
     height: int                # pixels
     bands: int                 # colour bands: 1 grey, 3 RGB
     dtype: str = "uint8"       # of a stored value: "uint8", "uint16" or "float32", or bits per band of what is not read
@@ -54,6 +54,7 @@ class Meta:
     icc: bytes|None = None   # colour profile
     dpi: tuple|None = None   # (horizontal, vertical) pixels per inch
     style: Any = None        # how the file stores the picture: `PngStyle`, `JpegStyle`, `WebpStyle` or `TiffStyle`
+    warnings: tuple = ()     # sentences for the user, without the file's name
     __repr__ = brief_repr
 
 # %% ../../nbs/io/04_formats.ipynb #9541f67e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SUFFIXES', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample',
-           'read_image', 'show_images', 'write_image', 'provenance_of', 'find_images']
+           'upright', 'read_image', 'show_images', 'write_image', 'provenance_of', 'find_images']
 
 # %% ../../nbs/io/12_images.ipynb #27d38eea
 import dataclasses
@@ -22,11 +22,11 @@ import numpy as np
 from ..config import ImageError, OutputError, need, settings
 from . import formats
 from .brief import brief_repr
-from .exif import fix_xmp, orientation
+from .exif import orientation
 from .files import ADVICE, new_file, open_source, output_errors, printable
 from .formats import Facts, Meta, log, sniff
 from .jpeg import decode_jpeg, encode_jpeg, scan_jpeg
-from .metadata import meta_for, tags_of, upright_meta
+from .metadata import fresh_meta, meta_for, provenance, tags_of, upright_meta
 from .png import decode_png, encode_png, scan_png
 from .symmetry import UPRIGHT, dihedral
 from .tags import GEO, Tag, values
@@ -67,7 +67,7 @@ def from_float(
 # %% ../../nbs/io/12_images.ipynb #8f9c28c2
 @dataclass(repr=False)
 class Picture:
-    "Pixels of a file, upright, with all that is needed to write the file again."
+    "Pixels of a file as they lie in it, with all that is needed to write the file again."
     data: np.ndarray              # (H, W, C) as stored: uint8, uint16 or float32; C colour bands: 1 grey, 3 RGB
     alpha: np.ndarray|None = None # (H, W) of the same type
     format: str = "png"           # "png", "jpeg", "tiff" or "webp"
@@ -120,15 +120,13 @@ def _scan(f, where):
         log.warning("%s is a %s file, whatever its name says", where, format.upper())
     facts, meta = CODECS[format].scan(f)
     tags = tags_of(meta)
-    turn = 1 if facts.georeferenced else orientation(tags, meta.xmp)
-    size = (facts.width, facts.height)[::-1 if turn > 4 else 1]
     return dataclasses.replace(
-        facts, width=size[0], height=size[1], orientation=turn,
+        facts, orientation=1 if facts.georeferenced else orientation(tags, meta.xmp),
         exif=bool(set(tags) - GEO), gps=Tag.GPSIFD in tags, icc=bool(meta.icc)), meta
 
 def inspect_image(
     src,   # path, bytes or binary file
-)->Facts:  # width and height of the upright picture; `problem` says why `read_image` would refuse it
+)->Facts:  # width and height as stored; `problem` says why `read_image` would refuse it
     "Header facts of an image file; no pixel is decoded. Raises `ImageError` when it is no image."
     with open_source(src) as f: return _scan(f, printable(src))[0]
 
@@ -167,27 +165,33 @@ def _check_pixels(a, facts, where):
         what = f"{bad:,} of {a.size:,} values are NaN or infinite"
         raise ImageError(where, what, "Fill them first, for example with gdal_fillnodata")
 
-def _upright(a, facts, meta):
-    "Pixels and metadata of the upright picture"
-    a = np.ascontiguousarray(dihedral(a, UPRIGHT[facts.orientation]))
-    if facts.georeferenced: return a, dataclasses.replace(meta, xmp=fix_xmp(meta.xmp))
-    return a, upright_meta(meta, a.shape[1::-1] if facts.orientation > 4 else None)
+def upright(
+    picture:Picture, # as read
+)->Picture:          # the same one where it stands upright, or has map coordinates
+    "A picture turned for the eye by its Exif orientation, its metadata with it."
+    tags = tags_of(picture.meta)
+    turn = 1 if GEO & set(tags) else orientation(tags, picture.meta.xmp)
+    if turn == 1: return picture
+    data, alpha = (a if a is None else np.ascontiguousarray(dihedral(np.atleast_3d(a), UPRIGHT[turn]))
+                   for a in (picture.data, picture.alpha))
+    meta = upright_meta(picture.meta, data.shape[1::-1] if turn > 4 else None)
+    return dataclasses.replace(picture, data=data, alpha=alpha if alpha is None else alpha[..., 0], meta=meta)
 
 # %% ../../nbs/io/12_images.ipynb #69907fd1
 def read_image(
     src,                       # path, bytes or binary file
     max_pixels:int|None=None,  # largest picture that is decoded; None: the settings' limit (AGRI_CAE_MAX_PIXELS)
-)->Picture:                    # the picture, upright
+)->Picture:                    # the picture as it is stored; `upright` turns it
     "Read a PNG, JPEG, TIFF or WebP file whole. Raises `ImageError` for others, and for damaged or too large ones."
     where = printable(src)
     with open_source(src) as f:
         facts, meta = _scan(f, where)
         _check_facts(facts, _limit(max_pixels), where)
-        a, meta = _upright(CODECS[facts.format].decode(f, meta.style), facts, meta)
+        a = CODECS[facts.format].decode(f, meta.style)
     _check_pixels(a, facts, where)
     n = facts.bands
     alpha = np.ascontiguousarray(a[..., n]) if a.shape[2] > n else None
-    return Picture(np.ascontiguousarray(a[..., :n]), alpha, facts.format, meta)
+    return Picture(np.ascontiguousarray(a[..., :n]), alpha, facts.format, fresh_meta(meta))
 
 # %% ../../nbs/io/12_images.ipynb #8454fc9e
 def _drawable(image):
@@ -281,9 +285,9 @@ def write_image(
 
 def provenance_of(
     picture:Picture, # as read
-)->str|None:         # what the tag ProcessingSoftware says
+)->str|None:         # what the tag ProcessingSoftware says, or a comment in its place
     "What was done to the picture before, if anything."
-    return next(iter(values(tags_of(picture.meta), Tag.ProcessingSoftware)), None)
+    return provenance(picture.meta)
 
 # %% ../../nbs/io/12_images.ipynb #da358d06
 def find_images(
