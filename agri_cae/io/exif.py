@@ -12,7 +12,7 @@ import struct
 from contextlib import suppress
 
 from .markers import jpeg_streams
-from .tags import FieldType, LayoutTag, Tag, Tags, number_entry, pack_ifd, read_ifd, text_entry, tiff_header, values
+from .tags import FieldType, Tag, Tags, number_entry, pack_ifd, read_ifd, text_entry, tiff_header, values
 
 # %% ../../nbs/io/03_exif.ipynb #ed414dc6
 def read_exif(
@@ -35,6 +35,8 @@ def _entries(buf, at, order):
     for p in range(at + 2, at + 2 + 12 * n, 12):
         yield (*struct.unpack_from(order + "HHII", buf, p), p)
 
+_STRIPS = 273, 279   # tags: offset and size of a thumbnail without compression
+
 def _unlink(buf, order, at):
     "Take the second directory out of the chain; blank a thumbnail without compression behind it"
     link = at + 2 + 12 * struct.unpack_from(order + "H", buf, at)[0]
@@ -42,7 +44,7 @@ def _unlink(buf, order, at):
     if not second: return
     struct.pack_into(order + "I", buf, link, 0)
     thumb = {code: value for code, _, _, value, _ in _entries(buf, second, order)}
-    start, size = thumb.get(LayoutTag.StripOffsets, 0), thumb.get(LayoutTag.StripByteCounts, 0)
+    start, size = (thumb.get(code, 0) for code in _STRIPS)
     if second < start < start + size <= len(buf): buf[start:start + size] = bytes(size)
 
 def drop_previews(

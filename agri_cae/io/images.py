@@ -29,7 +29,7 @@ from .jpeg import decode_jpeg, encode_jpeg, scan_jpeg
 from .metadata import fresh_meta, meta_for, provenance, tags_of, upright_meta
 from .png import decode_png, encode_png, scan_png
 from .symmetry import UPRIGHT, dihedral
-from .tags import GEO, Tag, values
+from .tags import GEO, Tag
 from .tiff import decode_tiff, encode_tiff
 from .tiffheader import scan_tiff
 from .webp import decode_webp, encode_webp, scan_webp

@@ -9,7 +9,7 @@ __all__ = ['JpegStyle', 'jpeg_head', 'jpeg_alone', 'scan_jpeg', 'jpeg_pixels', '
 # %% ../../nbs/io/06_jpeg.ipynb #9da7e3b0
 import io
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +32,7 @@ class JpegStyle:
     rgb: bool = False         # does it store red, green and blue?
     scans: tuple = (0, 0)     # where the compressed pixels begin and end in the file, bytes
     marked: bool = True       # is there an end marker?
-    behind: Behind = Behind() # what stands behind the picture
+    behind: Behind = field(default_factory=Behind) # what stands behind the picture
     __repr__ = brief_repr
 
 _READ = {0xC0, 0xC1, 0xC2}    # kinds of frames that are read: baseline, extended and progressive

@@ -37,7 +37,8 @@ def fresh_meta(
         entry = tags[_PHOTOSHOP]
         block = drop_resources(entry.raw)
         if block != entry.raw: tags = Tags(tags.order, tags | {_PHOTOSHOP: Entry(FieldType.BYTE, len(block), block)})
-    return replace(meta, exif=meta.exif and drop_previews(meta.exif), tags=tags, xmp=meta.xmp and drop_thumbnails(meta.xmp))
+    xmp = meta.xmp and drop_thumbnails(meta.xmp)
+    return replace(meta, exif=meta.exif and drop_previews(meta.exif), tags=tags, xmp=xmp)
 
 # %% ../../nbs/io/11_metadata.ipynb #c9827dd2
 def upright_meta(
@@ -106,7 +107,9 @@ def _elsewhere(meta, format):
     "Metadata of a JPEG for another format"
     style = meta.style
     lost = sum(m != Marker.APP0 for m, _ in style.segments), len(style.behind.data)
-    if any(lost): log.warning("%s cannot hold %d segments and %d bytes behind the picture; they are left out", format.upper(), *lost)
+    if any(lost):
+        what = "%s cannot hold %d segments of metadata and %d bytes behind the picture; they are left out"
+        log.warning(what, format.upper(), *lost)
     return replace(meta, xmp=meta.xmp and drop_claims(meta.xmp), style=None)
 
 # %% ../../nbs/io/11_metadata.ipynb #e01589f0

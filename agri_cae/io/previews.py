@@ -73,8 +73,9 @@ def without_previews(
     segments:list,  # (marker, payload)
 )->tuple:           # main packet, segments
     "The metadata of a JPEG without pictures of what it showed before."
-    found = [(marker, _alone(marker, data)) for marker, data in segments]
-    return edit_extension(xmp and drop_thumbnails(xmp), _photoshop([s for s in found if s[1] is not None]), drop_thumbnails)
+    alone = [(marker, _alone(marker, data)) for marker, data in segments]
+    found = _photoshop([s for s in alone if s[1] is not None])
+    return edit_extension(xmp and drop_thumbnails(xmp), found, drop_thumbnails)
 
 # %% ../../nbs/io/23_previews.ipynb #af0cbe38
 def without_credentials(
