@@ -68,8 +68,10 @@ class _Scan:
         elif marker == Marker.APP2 and data.startswith(MPF_KEY) and self.index is None:
             self.index = f.tell() - len(data) + len(MPF_KEY), data
             self.segments.append((marker, data))
-        elif marker == Marker.APP14: self.adobe = data[11:12] if data.startswith(b"Adobe") else None
-        elif Marker.APP0 <= marker < 0xF0 or marker == Marker.COM: self.segments.append((marker, data))
+        elif marker == Marker.APP14:
+            self.adobe = data[11:12] if data.startswith(b"Adobe") else None
+        elif Marker.APP0 <= marker < 0xF0 or marker == Marker.COM:
+            self.segments.append((marker, data))
         dpi = _resolution(data) if marker == Marker.APP0 else None
         if dpi: self.meta["dpi"] = dpi
 
@@ -97,7 +99,8 @@ def _problem(marker, bits, bands):
 
 def _facts(scan):
     "`Facts` of a JPEG. Raises `ValueError` when its header is damaged."
-    if scan.frame is None or len(scan.frame[1]) < 6: raise ValueError("the header is damaged")
+    if scan.frame is None or len(scan.frame[1]) < 6:
+        raise ValueError("the header is damaged")
     marker, data = scan.frame
     bits, height, width, bands = struct.unpack(">BHHB", data[:6])
     if not (width and height): raise ValueError("the header gives no size")
@@ -136,7 +139,8 @@ def _look(meta, index, data, start):
 def _metadata(scan):
     "Metadata, and warnings about them"
     segments, warnings = without_credentials(scan.segments), ()
-    if scan.stray: warnings += f"{scan.stray} stray bytes between its segments are skipped",
+    if scan.stray:
+        warnings += f"{scan.stray} stray bytes between its segments are skipped",
     if len(segments) < len(scan.segments):
         warnings += "its content credentials (C2PA) do not hold for changed pixels and are left out",
     xmp, segments = without_previews(scan.meta.get("xmp"), segments)
@@ -189,8 +193,10 @@ def _check_passes(names, data):
     left = {(name, k) for name in names for k in range(64)}
     for s in jpeg_end(data, 2).scans:
         first, last, bits = s[1 + 2 * s[0]:4 + 2 * s[0]]
-        if not bits & 15: left -= {(name, k) for name in s[1:1 + 2 * s[0]:2] for k in range(first, last + 1)}
-    if left: raise ValueError("the image data is truncated: its last passes are missing")
+        if not bits & 15:
+            left -= {(name, k) for name in s[1:1 + 2 * s[0]:2] for k in range(first, last + 1)}
+    if left:
+        raise ValueError("the image data is truncated: its last passes are missing")
 
 def decode_jpeg(
     f,               # seekable binary file
@@ -271,7 +277,8 @@ def _jfif(dpi):
 def _head_segments(meta, style):
     "(marker, payload) of all metadata, in the order in which they are written"
     segments, keys = style.segments, (EXIF_KEY, XMP_KEY)
-    if not segments and not meta.exif and not style.rgb: yield Marker.APP0, _jfif(meta.dpi)
+    if not segments and not meta.exif and not style.rgb:
+        yield Marker.APP0, _jfif(meta.dpi)
     yield from (s for s in segments if s[0] == Marker.APP0)
     if meta.exif: yield Marker.APP1, EXIF_KEY + meta.exif
     yield from (s for s in segments if s[1].startswith(EXIF_KEY))
@@ -287,7 +294,8 @@ def _head_segments(meta, style):
 
 # %% ../../nbs/io/06_jpeg.ipynb #bf728704
 def _fits(data):
-    if len(data) > LONGEST: log.warning("metadata of %d bytes does not fit into a JPEG and is left out", len(data))
+    if len(data) > LONGEST:
+        log.warning("metadata of %d bytes does not fit into a JPEG and is left out", len(data))
     return len(data) <= LONGEST
 
 def encode_jpeg(
@@ -302,7 +310,8 @@ def encode_jpeg(
     f.write(b"\xff\xd8")
     at = 2
     for marker, data in segments:
-        if data.startswith(MPF_KEY): data = mend_mpf(data, style.behind, size, at + 4 + len(MPF_KEY))
+        if data.startswith(MPF_KEY):
+            data = mend_mpf(data, style.behind, size, at + 4 + len(MPF_KEY))
         at += f.write(segment_bytes(marker, data))
     f.write(body)
     f.write(style.behind.data)

@@ -36,7 +36,8 @@ def fresh_meta(
     if tags is not None and isinstance(tags.get(_PHOTOSHOP), tuple):
         entry = tags[_PHOTOSHOP]
         block = drop_resources(entry.raw)
-        if block != entry.raw: tags = Tags(tags.order, tags | {_PHOTOSHOP: Entry(FieldType.BYTE, len(block), block)})
+        if block != entry.raw:
+            tags = Tags(tags.order, tags | {_PHOTOSHOP: Entry(FieldType.BYTE, len(block), block)})
     xmp = meta.xmp and drop_thumbnails(meta.xmp)
     return replace(meta, exif=meta.exif and drop_previews(meta.exif), tags=tags, xmp=xmp)
 
@@ -79,7 +80,8 @@ def _marked(meta, jpeg, text):
         if jpeg: return replace(meta, style=_commented(meta.style, text))
         log.warning("a damaged Exif block is replaced")
         exif = note_exif(None, text)
-    if jpeg and len(exif) > _LARGEST: return replace(meta, style=_commented(meta.style, text))
+    if jpeg and len(exif) > _LARGEST:
+        return replace(meta, style=_commented(meta.style, text))
     return replace(meta, exif=exif)
 
 # %% ../../nbs/io/11_metadata.ipynb #0c13c585
@@ -122,9 +124,11 @@ def meta_for(
     "The metadata as far as they make sense in a format."
     if not same and isinstance(meta.style, JpegStyle): meta = _elsewhere(meta, format)
     meta = meta if same else replace(meta, style=None)
-    if format == "tiff": return replace(meta, exif=None, tags=_tiff_tags(meta, provenance))
+    if format == "tiff":
+        return replace(meta, exif=None, tags=_tiff_tags(meta, provenance))
     jpeg, exif = format == "jpeg", meta.exif
     room = _LARGEST if jpeg else 1 << 30
-    if meta.tags is not None or (exif and len(exif) > room): exif = _portable(tags_of(meta), room)
+    if meta.tags is not None or (exif and len(exif) > room):
+        exif = _portable(tags_of(meta), room)
     meta = replace(meta, exif=exif, tags=None)
     return _marked(meta, jpeg, provenance) if provenance else meta

@@ -58,7 +58,8 @@ def write_mpf(
     order, (count, entry, table) = _layout(payload)
     struct.pack_into(order + "I", buf, count + 8, len(entries))
     struct.pack_into(order + "I", buf, entry + 4, 16 * len(entries))
-    for k, e in enumerate(entries): struct.pack_into(order + "IIII", buf, table + 16 * k, *e)
+    for k, e in enumerate(entries):
+        struct.pack_into(order + "IIII", buf, table + 16 * k, *e)
     return bytes(buf)
 
 # %% ../../nbs/io/24_multipicture.ipynb #e4937302

@@ -130,7 +130,8 @@ class _Scan:
 
     @property
     def warnings(self):
-        if self.signed: yield "its content credentials (C2PA) do not hold for changed pixels and are left out"
+        if self.signed:
+            yield "its content credentials (C2PA) do not hold for changed pixels and are left out"
         if self.behind: yield f"{self.behind:,} bytes behind its end are left out"
 
     @property

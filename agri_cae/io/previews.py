@@ -35,9 +35,12 @@ EXIF_KEY, PHOTOSHOP_KEY = b"Exif\0\0", b"Photoshop 3.0\0"
 def _alone(marker, data):
     "A payload without the preview in it; None: it is nothing else"
     if marker == Marker.APP0 and data.startswith(b"JFXX\0"): return None
-    if marker == Marker.APP0 and data.startswith(b"JFIF\0") and len(data) > 14: return data[:12] + bytes(2)
-    if marker == Marker.APP1 and data.startswith(EXIF_KEY): return EXIF_KEY + drop_previews(data[6:])
-    if marker == Marker.APP1 and data.startswith(XMP_KEY): return XMP_KEY + drop_thumbnails(data[len(XMP_KEY):])
+    if marker == Marker.APP0 and data.startswith(b"JFIF\0") and len(data) > 14:
+        return data[:12] + bytes(2)
+    if marker == Marker.APP1 and data.startswith(EXIF_KEY):
+        return EXIF_KEY + drop_previews(data[6:])
+    if marker == Marker.APP1 and data.startswith(XMP_KEY):
+        return XMP_KEY + drop_thumbnails(data[len(XMP_KEY):])
     return data
 
 def _photoshop(segments):

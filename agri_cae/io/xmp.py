@@ -37,7 +37,8 @@ def drop_properties(
     names:bytes=rb"[\w.-]+",  # regular expression of names; the default means all
 )->bytes:
     "The packet without some properties of a namespace."
-    for prefix in _prefixes(xmp, space): xmp = _without(xmp, re.escape(prefix) + b":(?:" + names + b")")
+    for prefix in _prefixes(xmp, space):
+        xmp = _without(xmp, re.escape(prefix) + b":(?:" + names + b")")
     return xmp
 
 # %% ../../nbs/io/22_xmp.ipynb #07bcad65
