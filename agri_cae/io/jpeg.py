@@ -123,11 +123,11 @@ def _look(meta, index, data, start):
     "Metadata with what stands behind the picture. index: its place and payload or None; start: of `data` in the file"
     behind, warnings = Behind(data), meta.warnings
     packets = [meta.xmp or b"", *(d for _, d in meta.style.segments if d.startswith(XMP_KEY))]
-    broken = max(map(bytes_behind, packets)) > len(data)
     try:
         if index: behind = look_behind(data, index[1], start - index[0])
-    except ValueError: broken = True
-    if broken:
+        astray = max(map(bytes_behind, packets)) > len(behind.data)
+    except ValueError: astray = True
+    if astray:
         meta = jpeg_alone(meta)
         warnings += "it announces pictures or video that are not there; the announcement is left out",
     if behind.views:
