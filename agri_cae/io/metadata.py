@@ -14,7 +14,7 @@ from .jpeg import JpegStyle, jpeg_alone
 from .markers import LONGEST, Marker
 from .previews import EXIF_KEY, drop_resources
 from .tags import GEO, Entry, FieldType, Tag, Tags, text_entry, values
-from .xmp import drop_claims, drop_thumbnails
+from .xmp import drop_claims, drop_properties, drop_thumbnails
 
 # %% ../../nbs/io/11_metadata.ipynb #20a2272e
 def tags_of(
@@ -31,14 +31,14 @@ _PHOTOSHOP = 34377   # tag of a TIFF: Photoshop's block
 def fresh_meta(
     meta:Meta, # as found in a file
 )->Meta:
-    "The metadata without thumbnails and previews, which a changed picture would belie."
+    "The metadata without thumbnails, previews and links to a signature, which a changed picture would belie."
     tags = meta.tags
     if tags is not None and isinstance(tags.get(_PHOTOSHOP), tuple):
         entry = tags[_PHOTOSHOP]
         block = drop_resources(entry.raw)
         if block != entry.raw:
             tags = Tags(tags.order, tags | {_PHOTOSHOP: Entry(FieldType.BYTE, len(block), block)})
-    xmp = meta.xmp and drop_thumbnails(meta.xmp)
+    xmp = meta.xmp and drop_properties(drop_thumbnails(meta.xmp), b"http://purl.org/dc/terms/", b"provenance")
     return replace(meta, exif=meta.exif and drop_previews(meta.exif), tags=tags, xmp=xmp)
 
 # %% ../../nbs/io/11_metadata.ipynb #c9827dd2
