@@ -22,7 +22,7 @@ from .curation.datasets import DataSet, DecodedArrays, Item, need_memory
 from .curation.folders import map_in_threads
 from .curation.sources import find_all
 from .io.brief import brief_repr
-from .io.images import read_image
+from .io.images import read_image, upright
 from .io.symmetry import dihedral
 
 # %% ../nbs/01_data.ipynb #a0b413aa
@@ -94,7 +94,7 @@ def load_file(
         raise DataError(path, f"cannot be read any more ({e.strerror})", "Open the data set again") from None
     if hashlib.sha256(buf).hexdigest() != sha256:
         raise DataError(path, "has changed since the data set was opened", "Open the data set again")
-    return to_uint8(read_image(buf).data, ds.value_range)
+    return to_uint8(upright(read_image(buf)).data, ds.value_range)
 
 # %% ../nbs/01_data.ipynb #701bb7bf
 def load_arrays(

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .config import AgriCaeError, ConfigError, DataError, EvalConfig, ModelError, NoiseConfig, need
 from .curation.folders import find_pictures
 from .io.brief import brief_repr
-from .io.images import SAMPLES, read_image, sample, show_images, to_float
+from .io.images import SAMPLES, read_image, sample, show_images, to_float, upright
 from .measures.agronomy import MatchReference, canopy_error
 from .measures.baselines import TUNED_SIGMAS, baseline, tuned_parameters
 from .measures.metrics import SSIM_SETTINGS, mse, psnr, ssim
@@ -107,7 +107,7 @@ def case_pixels(
     """The pixels of a case. Raises `DataError` when they cannot be read, are empty, have values that are not finite,
     or not two or three axes."""
     try:
-        values = source if isinstance(source, np.ndarray) else read_image(source).data
+        values = source if isinstance(source, np.ndarray) else upright(read_image(source)).data
         x = to_float(values, case.value_range)
     except AgriCaeError as e: raise DataError(e.where, e.what, e.do or "Repair or remove it") from e
     if x.ndim not in (2, 3) or not x.size or not np.isfinite(x).all():

@@ -83,7 +83,8 @@ def files():
     yield "jpeg_2_bytes.jpg", jpeg[:2], "error", "only the first two bytes"
     yield "jpeg_header_only.jpg", jpeg[: jpeg.index(b"\xff\xda")], "error", "cut before the pixels"
     yield "jpeg_half.jpg", jpeg[: n // 2], "error", "cut in the middle"
-    yield "jpeg_no_end.jpg", jpeg[:-2], "error", "end marker missing"
+    yield "jpeg_no_end.jpg", jpeg[:-2], "ok", "end marker missing, all pixels there"
+    yield "jpeg_stray.jpg", jpeg[:20] + b"\xff\0junk" + jpeg[20:], "ok", "bytes between segments that are no marker"
     yield (
         "jpeg_zero_tail.jpg",
         jpeg[: n // 2] + bytes(n - n // 2),

@@ -16,7 +16,7 @@ from ..curation.families import family
 from ..curation.sources import origins
 from ..evaluate import Case, case_pixels, find_cases
 from ..io.brief import brief_repr
-from ..io.images import read_image, to_float
+from ..io.images import read_image, to_float, upright
 from ..modelfiles.card import read_card, shipped
 from ..modelfiles.names import model_names
 from ..serve import Denoiser, model_path
@@ -72,7 +72,7 @@ def validation_photos(
     data = open_dataset(cfg, progress=progress)
     parts = split(data, cfg)
     def read(path):
-        return path and centre(to_float(read_image(path).data, data.value_range), side)
+        return path and centre(to_float(upright(read_image(path)).data, data.value_range), side)
     def photo(item, domain):
         return Photo(item.path.stem, read(item.path), item.family, item.collection, domain, read(item.noisy))
     held = {"in": parts.val, "out": parts.out}

@@ -22,7 +22,7 @@ from .folders import find_pictures, map_in_threads
 from .repeats import NEAR_BITS, find_repeats, hash_array, luminance, perceptual_hash
 from ..io.brief import brief_repr
 from ..io.files import write_text
-from ..io.images import from_float, read_image, to_float
+from ..io.images import from_float, read_image, to_float, upright
 from ..measures.tables import markdown_table
 
 # %% ../../nbs/curation/05_checks.ipynb #cb2be74a
@@ -107,7 +107,7 @@ def check_file(
     try: buf = path.read_bytes()
     except OSError as e: return FileCheck(**out, reason="unreadable", detail=e.strerror or str(e))
     out["sha256"] = hashlib.sha256(buf).hexdigest()
-    try: data = read_image(buf).data
+    try: data = upright(read_image(buf)).data
     except AgriCaeError as e: return FileCheck(**out, reason="corrupt", detail=e.what)
     out |= dict(height=data.shape[0], width=data.shape[1], channels=data.shape[2], dtype=str(data.dtype))
     if data.dtype.kind == "f" and not np.isfinite(data).all():

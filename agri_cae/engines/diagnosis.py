@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError
-from .bands import band_groups, is_alpha
+from .bands import band_groups
 from .ranges import percentile_range, sampled, type_range, widen_for_noise
 from ..io.brief import brief_repr
-from ..io.validity import count_classes, outside_where, valid_where
+from ..io.validity import count_classes, is_alpha, outside_where, valid_where
 from ..noise.estimate import TooSmall, estimate_sigma
 
 # %% ../../nbs/engines/07_diagnosis.ipynb #d23fbf93

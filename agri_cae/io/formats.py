@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Facts:
     "What the header of an image file tells."
     format: str                # "png", "jpeg", "webp" or "tiff"
-    width: int                 # pixels; from `inspect_image` those of the upright picture
+    width: int                 # pixels as they lie in the file
     height: int                # pixels
     bands: int                 # colour bands: 1 grey, 3 RGB
     dtype: str = "uint8"       # of a value, as NumPy names it; bits per band of what is not read

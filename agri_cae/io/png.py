@@ -104,15 +104,19 @@ def _chunk_meta(kind, data):
 # %% ../../nbs/io/05_png.ipynb #71d5dc93
 _PIXELS = {b"IDAT", b"fdAT", b"fcTL", b"IEND"}
 _OWN = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"acTL", b"bKGD", b"hIST", b"sPLT", b"sBIT"}
+_OLD = {b"prVW", b"caBX"}   # a preview; content credentials
 
 class _Scan:
     "What was found in the chunks so far"
     def __init__(self):
-        self.meta, self.chunks, self.own, self.before = {}, [], {}, True
+        self.meta, self.chunks, self.own, self.before, self.signed, self.behind = {}, [], {}, True, False, 0
 
     def chunk(self, kind, data):
         "Take a sound chunk in"
         if kind in _OWN: self.own[kind] = data
+        if kind in _OLD:
+            self.signed = self.signed or kind == b"caBX"
+            return
         try: what, value = _chunk_meta(kind, data)
         except (ValueError, zlib.error):
             log.info("a damaged %s was left out", "colour profile" if kind == b"iCCP" else "text chunk")
@@ -120,8 +124,15 @@ class _Scan:
         if kind in (b"eXIf", b"iCCP", b"pHYs") and what:
             self.meta[what] = value   # these win over text
         elif what: self.meta.setdefault(what, value)
-        if kind not in _OWN and what not in ("xmp", "exif"):
+        second = what == "xmp" and self.meta["xmp"] is not value
+        if kind not in _OWN and (second or what not in ("xmp", "exif")):
             self.chunks.append(PngChunk(kind, data, self.before))
+
+    @property
+    def warnings(self):
+        if self.signed:
+            yield "its content credentials (C2PA) do not hold for changed pixels and are left out"
+        if self.behind: yield f"{self.behind:,} bytes behind its end are left out"
 
     @property
     def frames(self): return int.from_bytes(self.own.get(b"acTL", b"\0\0\0\1")[:4].ljust(4, b"\0"), "big")
@@ -130,8 +141,9 @@ class _Scan:
 def _walk(f):
     "A `_Scan` of the file, its header"
     scan, header = _Scan(), None
-    for kind, _, n in png_chunks(f):
+    for kind, at, n in png_chunks(f):
         if kind == b"IDAT": scan.before = False
+        if kind == b"IEND": scan.behind = f.seek(0, 2) - at - n - 4
         if kind in _PIXELS: continue
         data = f.read(n)
         sound = _sound(f, kind, data)
@@ -156,7 +168,8 @@ def scan_png(
         "png", header.width, header.height, 1 if header.colour in (0, 4) else 3,
         "uint16" if header.bits == 16 else "uint8", header.colour in (4, 6) or bool(key), scan.frames,
         ANIMATED if scan.frames > 1 else None, bits=header.bits, palette=header.colour == 3)
-    return facts, Meta(**scan.meta, style=PngStyle(header, scan.own.get(b"PLTE"), key, tuple(scan.chunks)))
+    style = PngStyle(header, scan.own.get(b"PLTE"), key, tuple(scan.chunks))
+    return facts, Meta(**scan.meta, style=style, warnings=tuple(scan.warnings))
 
 # %% ../../nbs/io/05_png.ipynb #ecb3ec4a
 _ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]

@@ -42,14 +42,17 @@ class WebpStyle:
 
 # %% ../../nbs/io/07_webp.ipynb #73ec0ed6
 _METADATA = {b"ICCP": "icc", b"EXIF": "exif", b"XMP ": "xmp"}
+_KNOWN = {*_METADATA, b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"}
 
 class _Scan:
     "What was found in the chunks so far"
-    def __init__(self): self.meta, self.size, self.alpha, self.frames, self.lossless = {}, None, False, 0, None
+    def __init__(self):
+        self.meta, self.size, self.alpha, self.frames, self.lossless, self.private = {}, None, False, 0, None, set()
 
     def chunk(self, kind, data):
         "data: all of a chunk with metadata, else its beginning"
-        if kind == b"ANMF": self.frames += 1
+        if kind not in _KNOWN: self.private.add(kind)
+        elif kind == b"ANMF": self.frames += 1
         elif kind in _METADATA and data:
             self.meta.setdefault(_METADATA[kind], data.removeprefix(b"Exif\0\0"))
         elif kind == b"VP8X" and len(data) == 10:            # the extended header
@@ -76,7 +79,8 @@ def scan_webp(
         raise ValueError("the file has no pixels")
     facts = Facts("webp", *scan.size, 3, alpha=scan.alpha, frames=scan.frames or 1,
                   problem=ANIMATED if scan.frames else None, lossless=scan.lossless)
-    return facts, Meta(**scan.meta, style=WebpStyle(bool(scan.lossless), scan.alpha))
+    warnings = (f"{len(scan.private)} kinds of private chunks are left out",) if scan.private else ()
+    return facts, Meta(**scan.meta, style=WebpStyle(bool(scan.lossless), scan.alpha), warnings=warnings)
 
 # %% ../../nbs/io/07_webp.ipynb #cb7f78a7
 def decode_webp(

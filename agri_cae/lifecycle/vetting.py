@@ -11,7 +11,7 @@ import numpy as np
 from ..curation.checks import CheckLimits
 from ..curation.datasets import DataSet
 from ..curation.repeats import hamming, hash_array
-from ..io.images import read_image
+from ..io.images import read_image, upright
 from ..noise.estimate import TooSmall, estimate_sigma
 
 # %% ../../nbs/lifecycle/05_vetting.ipynb #5f5b6fb3
@@ -62,6 +62,6 @@ def _memory(parts):
 
 def _unfit(item, value_range, noisiest):
     "Why a picture or pair of a data set cannot be learned from; empty when it can"
-    clean = read_image(item.path).data
+    clean = upright(read_image(item.path)).data
     if item.noisy is None: return noise_reason(clean, value_range, noisiest)
-    return pair_reason(read_image(item.noisy).data, clean)
+    return pair_reason(upright(read_image(item.noisy)).data, clean)

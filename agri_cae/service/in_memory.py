@@ -16,7 +16,7 @@ from ..config import ImageError, ServeConfig
 from ..engines.diagnosis import Diagnosis
 from ..io.brief import brief_repr
 from ..io.formats import Facts
-from ..io.images import Picture, from_float, inspect_image, read_image, to_float, write_image
+from ..io.images import Picture, from_float, inspect_image, read_image, to_float, upright, write_image
 from ..noise.estimate import estimate_sensor
 from ..serve import Denoiser, auto_strength, residual
 
@@ -101,7 +101,8 @@ def comparison_png(
     value_range:tuple|None=None,  # as in `to_float`
     gap:int=8,                    # white columns between panels
 )->bytes:                         # PNG
-    "Two or three panels, side by side."
+    "Two or three panels, side by side, turned for the eye."
+    before, after = upright(before), upright(after)
     panels = [from_float(to_float(p.data, value_range), np.uint8) for p in (before, after)]
     if gain:
         panels.append(from_float(residual(before.data, after.data, gain, value_range), np.uint8))

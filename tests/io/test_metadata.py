@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from agri_cae.config import ImageError
 from agri_cae.io import images
 from agri_cae.io.formats import Meta
-from agri_cae.io.images import Picture, inspect_image, provenance_of, read_image, sample, write_image
+from agri_cae.io.images import Picture, inspect_image, provenance_of, read_image, sample, upright, write_image
 from agri_cae.io.metadata import tags_of
 from agri_cae.io.tags import Tag, Tags, number_entry, values
 from agri_cae.io.webp import WebpStyle
@@ -23,39 +23,44 @@ RASTERS = Path(__file__).parents[3] / "shared" / "data" / "rasters"
 
 
 @pytest.mark.parametrize("format,orientation,order", [(f, o, "<>"[o % 2]) for f in FORMATS for o in range(1, 9)])
-def test_upright_and_tags_kept(tmp_path, format, orientation, order):
+def test_orientation_and_tags_kept(tmp_path, format, orientation, order):
     path, out = photo(tmp_path, format, orientation, order), tmp_path / f"out{FORMATS[format]}"
-    before = seen(path)
+    before, stored = seen(path), np.asarray(store(GRADIENT, orientation))
     assert "Orientation" in "".join(before) and before["Image Make"] == "DJI"
-    facts = inspect_image(path)
-    assert dataclasses.replace(facts, width=80, height=48, orientation=orientation, gps=True, exif=True) == facts
+    facts, (h, w) = inspect_image(path), stored.shape[:2]
+    assert dataclasses.replace(facts, width=w, height=h, orientation=orientation, gps=True, exif=True) == facts
     picture = read_image(path)
-    assert np.abs(picture.data.astype(int) - GRADIENT).max() <= (20 if format == "jpeg" else 0)
+    assert np.abs(picture.data.astype(int) - stored).max() <= (20 if format == "jpeg" else 0)
+    assert np.abs(upright(picture).data.astype(int) - GRADIENT).max() <= (20 if format == "jpeg" else 0)
     write_image(picture.with_data(picture.data.copy()), out, provenance="agri_cae 0.1.0 fast strength=1")
     after = seen(out)
-    assert after["Image Orientation"] == "Horizontal (normal)"
     assert after["Image Tag 0x000B"] == "agri_cae 0.1.0 fast strength=1"
-    sizes = {
-        "EXIF ExifImageWidth",
-        "EXIF ExifImageLength",
-        "Image ExifOffset",
-        "Image GPSInfo",
-        "EXIF InteroperabilityOffset",
-        "Image Orientation",
-        "Image Tag 0x000B",
-    }
-    kept = {k for k in before if k.startswith(("GPS ", "EXIF ", "Image Ma", "Image Mo", "Image Da", "Interop"))} - sizes
+    moved = {"Image ExifOffset", "Image GPSInfo", "EXIF InteroperabilityOffset", "Image Tag 0x000B"}
+    groups = "GPS ", "EXIF ", "Image Ma", "Image Mo", "Image Da", "Image Or", "Interop"
+    kept = {k for k in before if k.startswith(groups)} - moved
     assert len(kept) > 10 and {k: after.get(k) for k in kept} == {k: before[k] for k in kept}
     assert not any(k.startswith("Thumbnail") or k == "JPEGThumbnail" for k in after)
-    if format != "tiff":
-        assert (after["EXIF ExifImageWidth"], after["EXIF ExifImageLength"]) == ("80", "48")
-    again = read_image(out)  # a second reading does not turn again
+    again = read_image(out)
     assert (
-        again.data.shape == GRADIENT.shape
+        again.data.shape == stored.shape
         and NOTE in (again.meta.exif or tags_of(again.meta)[Tag.ExifIFD][Tag.MakerNote].raw)
         and provenance_of(again) == "agri_cae 0.1.0 fast strength=1"
     )
     assert np.asarray(ImageOps.exif_transpose(Image.open(out))).shape == GRADIENT.shape
+
+
+@pytest.mark.parametrize("format,orientation", [(f, o) for f in FORMATS for o in (3, 6)])
+def test_upright_is_written_once(tmp_path, format, orientation):
+    "A picture that was turned says so: nobody turns it a second time"
+    picture, out = upright(read_image(photo(tmp_path, format, orientation))), tmp_path / f"out{FORMATS[format]}"
+    write_image(picture, out)
+    assert seen(out)["Image Orientation"] == "Horizontal (normal)"
+    if format != "tiff":
+        assert (seen(out)["EXIF ExifImageWidth"], seen(out)["EXIF ExifImageLength"]) == ("80", "48")
+    assert upright(read_image(out)).data.shape == read_image(out).data.shape == GRADIENT.shape
+    alpha = np.asarray(store(GRADIENT, orientation))[..., 0]
+    clear = dataclasses.replace(read_image(photo(tmp_path, format, orientation)), alpha=alpha)
+    assert np.array_equal(upright(clear).alpha, GRADIENT[..., 0])
 
 
 def test_maker_note_stays_in_place(tmp_path):
@@ -89,7 +94,9 @@ def test_xmp_orientation(tmp_path):
     im = store(GRADIENT, 6)
     im.save(tmp_path / "a.jpg", quality=98, subsampling=0, xmp=XMP)
     p = read_image(tmp_path / "a.jpg")
-    assert p.data.shape == GRADIENT.shape and p.meta.xmp == XMP.replace(b'"6"', b'"1"')
+    assert p.data.shape == (80, 48, 3) and p.meta.xmp == XMP
+    q = upright(p)
+    assert q.data.shape == GRADIENT.shape and q.meta.xmp == XMP.replace(b'"6"', b'"1"')
 
 
 @pytest.mark.parametrize(
@@ -140,7 +147,7 @@ def test_jpeg_keeps_its_style(tmp_path):
             old.quantization == new.quantization
             and old.layer == new.layer
             and old.info["dpi"] == new.info["dpi"]
-            and old.info["photoshop"] == new.info["photoshop"]
+            and {k: v for k, v in old.info["photoshop"].items() if k != 0x040C} == new.info["photoshop"]  # no thumbnail
             and old.info["icc_profile"] == new.info["icc_profile"]
         )
     for sampling, progressive, mode in itertools.product((0, 1, 2), (False, True), ("RGB", "L")):
@@ -211,3 +218,4 @@ def test_georeferenced_is_not_turned(tmp_path):
         write_image(p, f, provenance=note)
         q = read_image(f.getvalue())
         assert np.array_equal(p.data, q.data) and values(q.meta.tags, Tag.Orientation) == (6,)
+        assert upright(q) is q
