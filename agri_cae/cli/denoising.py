@@ -53,7 +53,7 @@ _Overwrite = Annotated[bool, typer.Option(
 _InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the inputs.")]
 _Force = Annotated[bool, typer.Option("--force", help="Also denoise what was denoised before.")]
 _FollowLinks = Annotated[bool, typer.Option(
-    "--follow-links", help="Also denoise the pictures in linked folders; otherwise such folders are named and left out.")]
+    "--follow-links", help="Also denoise what lies in linked folders; otherwise they are named and left out.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be written.")]
 _Server = Annotated[str | None, typer.Option(
     metavar="URL", help="Let a service do it, see agri-cae serve. It uses its own model, strength and tile unless "
@@ -117,7 +117,8 @@ def _check_one(job, overwrite, several):
     from agri_cae.flights.folder import target_exists
     if target_exists(job, overwrite):
         do = "Use --overwrite to replace it, or name another output"
-        if several: do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
+        if several:
+            do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
         raise OutputError(job.target, "exists already", do)
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
@@ -193,7 +194,7 @@ def _say_stopped(done, files):
 def _sum_up(done):
     if len(done.records) == 1 and not done.others: return
     failed = done.count("failed") + len(done.errors)
-    links = f"; {done.links} linked folders not followed" if done.links else ""
+    links = f"; linked folders not followed: {done.links}" if done.links else ""
     log.info("%d denoised, %d skipped, %d failed; %d other files left alone%s",
              done.count("done"), done.count("skipped"), failed, done.others, links)
 
@@ -231,16 +232,17 @@ def denoise_command(
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, as_json))
 
+# %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _plan(paths, in_place, follow_links):
     "What is to be done, and whether it is for one file that was named"
     from agri_cae.flights.jobs import plan, plan_several
     *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
-    if len(sources) > 1: return plan_several(sources, target, in_place, follow_links), False
+    if len(sources) > 1:
+        return plan_several(sources, target, in_place, follow_links), False
     source = sources[0]
     one = source == "-" or (os.path.lexists(source) and not os.path.isdir(source))
     return plan(source, target, in_place, follow_links), one
 
-# %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _check_model(options):
     "A dry run finds a wrong name of a model, too"
     from agri_cae.serve import model_path

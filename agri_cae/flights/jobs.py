@@ -50,7 +50,8 @@ def job_for_file(
     if target == "-": return Job(path, "-")
     if not target:
         return Job(path, result.with_name(f"{path.stem}_denoised{result.suffix}"))
-    if os.path.isdir(target) or target.endswith(("/", os.sep)): return Job(path, Path(target)/result.name)
+    if os.path.isdir(target) or target.endswith(("/", os.sep)):
+        return Job(path, Path(target)/result.name)
     _check_written(Path(target))
     return Job(path, Path(target))
 
@@ -108,7 +109,7 @@ def plan_folder(
     Raises `ConfigError` or `ImageError`."""
     root, errors = Path(os.path.realpath(source)), []
     out = _output_folder(root, target, in_place)
-    def leave(path): return out != root and path.is_relative_to(out)
+    def leave(path): return path.is_relative_to(out) and not root.is_relative_to(out)
     found = find_below(root, errors.append, follow_links, leave)
     src, dst = Path(source), Path(source if in_place else target or out)
     links = [_link_error(src/p.relative_to(root), p) for p in found.links]

@@ -112,9 +112,9 @@ SUFFIXES = {  # file name extension -> format that is written under it
     ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".webp": "webp", ".jfif": "jpeg",
     ".jpe": "jpeg", ".mpo": "jpeg", ".avif": "avif", ".bmp": "bmp", ".dib": "bmp", ".pnm": "pnm", ".ppm": "pnm",
     ".pgm": "pnm", ".pbm": "pnm", ".jp2": "jp2", ".j2k": "jp2", ".j2c": "jp2", ".jpc": "jp2"}
-RAW_SUFFIXES = frozenset(
-    ".dng .nef .nrw .cr2 .cr3 .crw .arw .sr2 .srf .orf .rw2 .raf .pef .srw .3fr .fff .iiq .erf .mef .mos .x3f .rwl "
-    ".gpr .kdc .dcr .mrw".split())
+_RAW = """dng nef nrw cr2 cr3 crw arw sr2 srf orf rw2 raf pef srw 3fr fff iiq erf mef mos x3f rwl gpr kdc dcr
+mrw"""
+RAW_SUFFIXES = frozenset(f".{name}" for name in _RAW.split())   # of camera raw files
 SUCCESSORS = {".gif": ".png"} | dict.fromkeys(sorted(RAW_SUFFIXES), ".tif")  # extension -> that of the result
 WRITTEN_AS = {"gif": "png", "raw": "tiff"}  # format that is read but not written -> that of the result
 PICTURE_SUFFIXES = {*SUFFIXES, *SUCCESSORS, ".heic", ".heif", ".hif", ".jxl", ".psd", ".psb", ".exr", ".pam", ".pfm"}
@@ -142,7 +142,7 @@ class Box(NamedTuple):
 def walk_boxes(
     f,             # seekable binary file
     start:int=0,   # where to begin
-    end:int=None,  # where to end; None: at the end of the file
+    end:int|None=None, # where to end; None: at the end of the file
 ):                 # yields a `Box` for each
     "The boxes of a file, or those inside a box. Raises `ValueError` for one that reaches beyond the end."
     end = f.seek(0, 2) if end is None else end

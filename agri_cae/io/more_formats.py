@@ -66,7 +66,7 @@ def scan_bmp(
     f.seek(0)
     im = BmpImageFile(f)
     if not all(im.size): raise ValueError("the header gives no size")
-    gap, mark, exif = head[14:start].partition(_BMP_MARK)
+    exif = head[14:start].partition(_BMP_MARK)[2]
     facts = Facts("bmp", *im.size, 1 if im.mode in ("1", "L") else 3, alpha=im.mode == "RGBA", bits=bits,
                   palette=im.mode == "P")
     dpi = im.info.get("dpi")
@@ -103,7 +103,8 @@ def encode_bmp(
     done, out = cv2.imencode(".bmp", a if swap is None else cv2.cvtColor(a, swap))
     if not done: raise ValueError("its pixels cannot be coded")
     out = bytearray(out)
-    if meta.dpi: struct.pack_into("<ii", out, 38, *(round(v / 0.0254) for v in meta.dpi))
+    metre = [round(v / 0.0254) for v in meta.dpi or ()]
+    if metre: struct.pack_into("<ii", out, 38, *metre)
     mark = exif_of_note(note_of(meta))
     if mark:
         size, _, start = struct.unpack_from("<III", out, 2)
@@ -165,11 +166,12 @@ def _pnm_style(head):
         at = found.end()
     width, height, maximum = (*numbers, 1)[:3]
     if not width * height: raise ValueError("the header gives no size")
-    if not 0 < maximum < 65536: raise ValueError("the header names an impossible value of white")
+    if not 0 < maximum < 65536:
+        raise ValueError("the header names an impossible value of white")
     comments = tuple(c.decode("utf-8", "replace").strip() for c in re.findall(rb"#([^\n]*)\n", head[:at]))
     return PnmStyle(kind, maximum, at + 1, (width, height), comments)
 
-# %% ../../nbs/io/18_more_formats.ipynb #f0f35534
+# %% ../../nbs/io/18_more_formats.ipynb #783753fa
 def scan_pnm(
     f,     # seekable binary file
 )->tuple:  # `Facts`, `Meta` with a `PnmStyle`
@@ -180,6 +182,7 @@ def scan_pnm(
     exif = next(filter(None, map(exif_of_note, style.comments)), None)
     return Facts("pnm", *style.size, style.bands, style.dtype, bits=bits), Meta(exif=exif, style=style)
 
+# %% ../../nbs/io/18_more_formats.ipynb #b750f1df
 def _numbers(f, style):
     "The values as stored, one after the other. Raises `ValueError` when some are missing"
     n, end = style.size[0] * style.size[1] * style.bands, f.seek(0, 2)
@@ -197,7 +200,8 @@ def _numbers(f, style):
         a = np.array(re.findall(rb"[01]" if style.kind == 1 else rb"\d+", text)[:n]).astype(np.int64)
         a = 1 - a if style.kind == 1 else a
     if a.size < n: raise ValueError(f"the file is truncated after {end:,} bytes")
-    if a.max() > style.maximum: raise ValueError("its values are larger than the declared white")
+    if a.max() > style.maximum:
+        raise ValueError("its values are larger than the declared white")
     return a
 
 # %% ../../nbs/io/18_more_formats.ipynb #fb515d46
@@ -228,5 +232,5 @@ def encode_pnm(
     lines = [f"P{kind}", *(f"# {c}" for c in comments if c), f"{a.shape[1]} {a.shape[0]}", f"{maximum}", ""]
     f.write("\n".join(lines).encode())
     a = _rescaled(a, np.iinfo(a.dtype).max, maximum)
-    if kind > 4: f.write(a.astype(np.dtype(style.dtype if same else a.dtype).newbyteorder(">")).tobytes())
-    else: np.savetxt(f, a.reshape(len(a), -1), "%d")
+    if kind < 4: np.savetxt(f, a.reshape(len(a), -1), "%d")
+    else: f.write(a.astype(">u1" if maximum < 256 else ">u2").tobytes())

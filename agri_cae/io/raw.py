@@ -88,5 +88,5 @@ def decode_raw(
     gamma = (1, 1) if style.linear else (2.4, 12.92)     # sRGB: IEC 61966-2-1
     f.seek(0)
     with rawpy.imread(f) as raw:
-        return raw.postprocess(output_bps=16, gamma=gamma, no_auto_bright=True, use_camera_wb=True,
-                               user_flip=None if style.turn else 0)
+        return raw.postprocess(output_bps=16, gamma=gamma, no_auto_bright=True, adjust_maximum_thr=0,
+                               use_camera_wb=True, user_flip=None if style.turn else 0)
