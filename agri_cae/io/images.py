@@ -133,7 +133,7 @@ def _scan(f, where):
     found = sniff(head)
     if found.format is None: raise ImageError(where, found.seems, found.do)
     format = "raw" if found.format == "tiff" and is_raw(f) else found.format
-    if where[:1] != "<" and SUFFIXES.get(Path(where).suffix.lower(), format) != format:
+    if where[:1] != "<" and SUFFIXES.get(Path(where).suffix.lower(), found.format) != found.format:
         log.warning("%s is a %s file, whatever its name says", where, format.upper())
     facts, meta = CODECS[format].scan(f)
     tags = tags_of(meta)
