@@ -64,7 +64,11 @@ def scan_bmp(
     bits, = struct.unpack_from("<H", head, 24 if head[14] == 12 else 28)
     start, = struct.unpack_from("<I", head, 10)
     f.seek(0)
-    im = BmpImageFile(f)
+    try: im = BmpImageFile(f)
+    except OSError as e:
+        rare = str(e).startswith("Unsupported")
+        if not rare: raise
+        return Facts("bmp", 0, 0, 3, problem=("is a BMP of a rare kind", "Save it as PNG first")), Meta()
     if not all(im.size): raise ValueError("the header gives no size")
     exif = head[14:start].partition(_BMP_MARK)[2]
     facts = Facts("bmp", *im.size, 1 if im.mode in ("1", "L") else 3, alpha=im.mode == "RGBA", bits=bits,

@@ -76,6 +76,12 @@ def test_bmp(kind):
     assert q.meta.dpi is None or [round(v) for v in q.meta.dpi] == [round(v) for v in p.meta.dpi]
 
 
+def test_rare_bmp_is_refused_by_name():
+    file = bytearray(BMPS["24 bits"])
+    file[30] = 6  # masks with alpha, as Windows CE wrote them
+    with pytest.raises(ImageError, match=r"rare kind.*Save it as PNG"): read_image(bytes(file))
+
+
 # PNM
 
 @pytest.mark.parametrize("kind,maximum", [*itertools.product((2, 3, 5, 6), (1, 15, 255, 256, 1023, 16383, 65535))])
