@@ -16,6 +16,7 @@ def lines(key):
 
 extras = {o: lines(f"{o}_requirements") for o in ("train", "serve", "openvino", "geo", "cluster")}
 extras["dev"] = [*(r for o in extras.values() for r in o), *lines("dev_requirements")]
+extras["raw"] = lines("raw_requirements")  # not in dev: what reads camera raw files is tested where it is installed
 extras["bm3d"] = lines("bm3d_requirements")  # not in dev: its licence allows non-commercial use only
 
 CLASSIFIERS = [

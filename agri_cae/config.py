@@ -363,6 +363,7 @@ class Settings(BaseSettings):
     log_backups: int = Field(3, ge=0, description="rotated files that are kept")
     max_pixels: int = Field(400_000_000, gt=0,
         description="largest image that is decoded, pixels: the limit against decompression bombs")
+    raw: Literal["srgb", "linear"] = Field("srgb", description="colours of developed camera raw files")
 
     def __init__(self,
         **values, # setting -> value, stronger than the environment

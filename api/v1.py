@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agri_cae.config import ConfigError
+from agri_cae.io.formats import WRITTEN_AS
 from agri_cae.io.images import SUFFIXES
 from agri_cae.service.in_memory import comparison_png, describe
 
@@ -157,7 +158,8 @@ def _add_denoise(api, worker):
 
         a, file = await _work(worker, request, work, model=model, strength=strength, sigma=sigma, tile=tile,
                               value_range=_range(range))
-        return Response(file, media_type=f"image/{format or a.before.format}", headers=_facts(a, request))
+        kind = format or WRITTEN_AS.get(a.before.format, a.before.format)
+        return Response(file, media_type=f"image/{kind}", headers=_facts(a, request))
 
 
 def _add_compare(api, worker):

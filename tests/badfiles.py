@@ -78,7 +78,7 @@ def files():
     yield "flight.jpg", b"PK\x03\x04" + bytes(500), "error", "a ZIP archive"
     yield "clip.jpg", b"\0\0\0\x18ftypmp42" + bytes(500), "error", "a video"
     yield "phone.jpg", b"\0\0\0\x18ftypheic" + bytes(500), "error", "HEIC"
-    yield "icon.png", save(IM, "GIF"), "error", "a GIF"
+    yield "icon.png", save(IM, "GIF"), "ok", "a GIF, which becomes the PNG that its name promises"
     # JPEG
     yield "jpeg_2_bytes.jpg", jpeg[:2], "error", "only the first two bytes"
     yield "jpeg_header_only.jpg", jpeg[: jpeg.index(b"\xff\xda")], "error", "cut before the pixels"

@@ -52,6 +52,8 @@ _Overwrite = Annotated[bool, typer.Option(
     "--overwrite", help="Replace outputs that exist; otherwise they are skipped.")]
 _InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the inputs.")]
 _Force = Annotated[bool, typer.Option("--force", help="Also denoise what was denoised before.")]
+_FollowLinks = Annotated[bool, typer.Option(
+    "--follow-links", help="Also denoise what lies in linked folders; otherwise they are named and left out.")]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be written.")]
 _Server = Annotated[str | None, typer.Option(
     metavar="URL", help="Let a service do it, see agri-cae serve. It uses its own model, strength and tile unless "
@@ -122,8 +124,8 @@ def _check_one(job, overwrite, several):
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
 def _show_plan(todo, overwrite, as_json):
     "Print what would be written; gives the exit code"
-    from agri_cae.flights.folder import make_record, target_exists
-    for e in todo.errors: log_line(e)
+    from agri_cae.flights.folder import error_record, make_record, target_exists
+    for e in todo.errors: print_record(error_record(e), as_json)
     for job in todo.jobs:
         if target_exists(job, overwrite):
             record = make_record(job, "skipped", f"{job.target}: exists already.")
@@ -168,9 +170,9 @@ class _Bar:
 # %% ../../nbs/cli/01_denoising.ipynb #3913db9c
 def _run_plan(todo, load, overwrite, force, as_json, quiet, several):
     "Denoise and print; gives the exit code"
-    from agri_cae.flights.folder import FolderResult, denoise_jobs
-    for e in todo.errors: log_line(e)
-    done = FolderResult([], todo.errors, todo.others)
+    from agri_cae.flights.folder import FolderResult, denoise_jobs, error_record
+    for e in todo.errors: print_record(error_record(e), as_json)
+    done = FolderResult([], todo.errors, todo.others, todo.links)
     try:
         with _Bar(todo.jobs, quiet) as bar:
             for record in denoise_jobs(todo.jobs, load, overwrite, force, as_json, bar.tile, several):
@@ -192,8 +194,9 @@ def _say_stopped(done, files):
 def _sum_up(done):
     if len(done.records) == 1 and not done.others: return
     failed = done.count("failed") + len(done.errors)
-    log.info("%d denoised, %d skipped, %d failed; %d other files left alone",
-             done.count("done"), done.count("skipped"), failed, done.others)
+    links = f"; linked folders not followed: {done.links}" if done.links else ""
+    log.info("%d denoised, %d skipped, %d failed; %d other files left alone%s",
+             done.count("done"), done.count("skipped"), failed, done.others, links)
 
 # %% ../../nbs/cli/01_denoising.ipynb #0c4ba627
 def denoise_command(
@@ -203,6 +206,7 @@ def denoise_command(
     overwrite: _Overwrite = False,  # replace outputs
     in_place: _InPlace = False,     # replace inputs
     force: _Force = False,          # a second pass
+    follow_links: _FollowLinks = False, # linked folders, too
     dry_run: _DryRun = False,       # write nothing
     as_json: json_option("One JSON object a line on standard output.") = False, # records instead of paths
     quiet: QuietOption = False,     # errors only
@@ -220,7 +224,7 @@ def denoise_command(
                  engine=engine, precision=precision, threads=threads)
     options = {k: v for k, v in given.items() if v is not None}
     load = make_loader(options, server)
-    todo, one = _plan(paths, in_place)
+    todo, one = _plan(paths, in_place, follow_links)
     _check_streams(todo.jobs, as_json)
     if one: _check_one(todo.jobs[0], overwrite, several=len(paths) > 1)
     if not dry_run:
@@ -228,16 +232,17 @@ def denoise_command(
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, as_json))
 
-def _plan(paths, in_place):
+# %% ../../nbs/cli/01_denoising.ipynb #f02eec25
+def _plan(paths, in_place, follow_links):
     "What is to be done, and whether it is for one file that was named"
     from agri_cae.flights.jobs import plan, plan_several
     *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
-    if len(sources) > 1: return plan_several(sources, target, in_place), False
+    if len(sources) > 1:
+        return plan_several(sources, target, in_place, follow_links), False
     source = sources[0]
     one = source == "-" or (os.path.lexists(source) and not os.path.isdir(source))
-    return plan(source, target, in_place), one
+    return plan(source, target, in_place, follow_links), one
 
-# %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _check_model(options):
     "A dry run finds a wrong name of a model, too"
     from agri_cae.serve import model_path
@@ -255,7 +260,7 @@ def estimate_command(
 ):
     "Estimate how noisy pictures are: sigma, and gain and read noise of a sensor."
     from agri_cae.config import ImageError
-    from agri_cae.io.images import find_images
+    from agri_cae.io.folders import find_images
     set_quiet(quiet)
     value_range = serve_config(value_range=value_range).value_range
     files = find_images(source) if os.path.isdir(source) else [source]

@@ -113,7 +113,7 @@ def why_wait(
     alert:Path|None=None,  # file that must be there
 )->str:                    # "" when it is time
     "What a retraining waits for. Raises `ConfigError` when there is no such folder."
-    from agri_cae.io.images import find_images
+    from agri_cae.io.folders import find_images
     if not new.is_dir(): raise usage_error(new, "is not a folder", "Check the path")
     count = len(find_images(new))
     if count < at_least: return f"{new} holds {count} of {at_least} pictures"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..config import DataError, ImageError
 from ..io.brief import brief_repr
-from ..io.images import find_images
+from ..io.folders import find_images
 
 # %% ../../nbs/curation/00_folders.ipynb #24a4102a
 SIDE_BY_SIDE = re.compile(r"(?P<key>.*)_(?P<half>noisy|clean)", re.I | re.S)

@@ -123,7 +123,10 @@ def _damage(e):
     return text if clear else f"cannot be decoded ({text})"
 
 def _check_regular(path, where):
-    mode = os.stat(path).st_mode
+    try: mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if not os.path.islink(path): raise
+        raise ImageError(where, "is a link to a file that is not there", "Check where it leads") from None
     if stat.S_ISDIR(mode): raise ImageError(where, "is a folder", "Give an image file")
     if not stat.S_ISREG(mode):
         raise ImageError(where, "is not a regular file", "Give an image file")

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from ..config import ConfigError, DataError, need
-from ..io.images import find_images, from_float, read_image
+from ..io.folders import find_images
+from ..io.images import from_float, read_image
 from .metrics import psnr
 from ..noise.awgn import awgn
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..config import DataError, ModelError, NoiseConfig, home, unflatten
 from ..io.brief import brief_repr
 from ..io.files import write_text
-from ..io.images import find_images, from_float, read_image, to_float
+from ..io.folders import find_images
+from ..io.images import from_float, read_image, to_float
 from .log import PredictionLog
 from .statistics import STATISTICS, diagnosed_statistics
 from ..serve import Denoiser, model_path

@@ -13,7 +13,8 @@ import numpy as np
 
 from ..config import ImageError
 from ..io.colour import to_linear
-from ..io.images import find_images, read_image, to_float
+from ..io.folders import find_images
+from ..io.images import read_image, to_float
 from .awgn import awgn
 
 # %% ../../nbs/noise/11_estimate.ipynb #6a4b66e3

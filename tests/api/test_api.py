@@ -100,7 +100,7 @@ def test_a_second_pass_wants_force(c):
     "route, body, head, status, says",
     [
         ("/v1/denoise", b"", JPEG, 400, "picture: has zero bytes"),
-        ("/v1/denoise", b"GIF89a" + bytes(99), JPEG, 400, "is a GIF"),
+        ("/v1/denoise", b"\0\0\0\x18ftypheic" + bytes(99), JPEG, 400, "is a HEIC"),
         ("/v1/denoise", PHOTO[:9000], JPEG, 400, "truncated"),
         ("/v1/denoise?strength=1.5", SMALL, JPEG, 400, "strength: "),
         ("/v1/denoise?strength=nan", SMALL, JPEG, 400, "strength: "),

@@ -13,7 +13,8 @@ from photos import FORMATS, GRADIENT
 
 from agri_cae.config import ConfigError, ImageError, OutputError
 from agri_cae.io import files, images
-from agri_cae.io.images import Picture, find_images, inspect_image, read_image, sample, write_image
+from agri_cae.io.folders import find_images
+from agri_cae.io.images import Picture, inspect_image, read_image, sample, write_image
 
 
 def leftovers(folder):
@@ -143,7 +144,7 @@ def test_no_silent_loss(tmp_path):
         with pytest.raises(OutputError, match=text):
             write_image(p, tmp_path / name)
     with pytest.raises(OutputError, match="unknown"):
-        write_image(u2, tmp_path / "a.gif", format="gif")
+        write_image(u2, tmp_path / "a.xyz", format="xyz")
     with pytest.raises(ImageError, match="cannot be replaced"):
         u2.with_data(GRADIENT[:5])
     assert leftovers(tmp_path) == []
