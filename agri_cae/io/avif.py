@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .brief import brief_repr
-from .exif import fix_exif, orientation, read_exif
+from .exif import orientation, read_exif, upright_exif
 from .formats import ANIMATED, Facts, Meta, walk_boxes
 from .more_formats import warn_of_loss
 from .symmetry import UPRIGHT, dihedral
@@ -190,7 +190,7 @@ def _stored_exif(f, place):
 # %% ../../nbs/io/27_avif.ipynb #070783f6
 def _upright_exif(block, turn, size):
     "An Exif block for the upright picture"
-    try: return block and fix_exif(block, size if turn > 4 else None)
+    try: return block and upright_exif(block, size if turn > 4 else None)
     except ValueError: return block
 
 def scan_avif(

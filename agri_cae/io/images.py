@@ -289,8 +289,9 @@ def _check_fits(p, format, where):
     if p.data.dtype.name not in codec.dtypes:
         do = "Write it as TIFF" if p.data.dtype.kind == "f" else convert
         raise OutputError(where, f"{name} cannot hold {p.data.dtype.name} values", do)
-    if c not in (1, 3) and c > codec.bands or codec.bands == 3 and c == 2:
-        raise OutputError(where, f"{name} files with {c} bands are not written", "Write it as TIFF, or choose three bands")
+    if (c not in (1, 3) and c > codec.bands) or (codec.bands == 3 and c == 2):
+        raise OutputError(where, f"{name} files with {c} bands are not written",
+                          "Write it as TIFF, or choose three bands")
     if p.alpha is not None and not codec.alpha:
         raise OutputError(where, f"{name} cannot hold an alpha channel", convert)
     if p.alpha is not None and (p.alpha.shape, p.alpha.dtype) != ((h, w), p.data.dtype):

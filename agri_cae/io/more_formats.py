@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .brief import brief_repr
-from .exif import fix_exif, read_exif
+from .exif import note_exif, read_exif
 from .formats import ANIMATED, Facts, Meta, log
 from .tags import Tag, values
 
@@ -33,7 +33,7 @@ def exif_of_note(
     text:str, # as `note_of` gives it, or any other
 )->bytes|None:
     "An Exif block with a note that was read; None for other text."
-    return fix_exif(None, provenance=text.removeprefix(_NOTE)) if text.startswith(_NOTE) else None
+    return note_exif(None, text.removeprefix(_NOTE)) if text.startswith(_NOTE) else None
 
 def warn_of_loss(
     meta:Meta,   # of the picture that is written
