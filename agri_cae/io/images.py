@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SUFFIXES', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample',
-           'read_image', 'show_images', 'write_image', 'provenance_of', 'find_images']
+           'read_image', 'show_images', 'write_image', 'is_result', 'provenance_of', 'find_images']
 
 # %% ../../nbs/io/12_images.ipynb #27d38eea
 import dataclasses
+import filecmp
 import os
 import shutil
 import tempfile
@@ -248,6 +249,8 @@ def _check_fits(p, format, where):
 def _format_of(format, dst, picture, where):
     "The format that is asked for, that of the file name, or the picture's own"
     suffix = "" if hasattr(dst, "write") else Path(dst).suffix.lower()
+    if suffix and not format and suffix not in SUFFIXES:
+        raise OutputError(where, f"pictures are not written as {suffix}", f"Give it one of {', '.join(SUFFIXES)}")
     format = (format or SUFFIXES.get(suffix) or picture.format).lower()
     format = SUFFIXES.get("." + format, format)
     if format in CODECS: return format
@@ -278,6 +281,17 @@ def write_image(
     colour = dict(bands=picture.data.shape[2]) if format == "tiff" else {}
     with _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as f:
         CODECS[format].encode(f, a, meta, **colour)
+
+def is_result(
+    path,        # of an image file
+    source=None, # of the picture that it may have come from
+)->bool:         # its header is read, and no pixel
+    "Did this package write the file, or is it a copy of its source?"
+    try:
+        with open_source(path) as f: tags = tags_of(_scan(f, printable(path))[1])
+    except ImageError: return False
+    if any(v.startswith("agri_cae ") for v in values(tags, Tag.ProcessingSoftware)): return True
+    return source is not None and os.path.isfile(source) and filecmp.cmp(path, source, shallow=False)
 
 def provenance_of(
     picture:Picture, # as read
