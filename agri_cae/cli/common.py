@@ -46,7 +46,8 @@ def log_line(
 ):
     "Log one line."
     from agri_cae.tracking.logs import one_line
-    logging.getLogger("agri_cae.cli").log(logging.getLevelName(level), before + one_line(e).replace(" (force=True)", ""))
+    text = one_line(e).replace(" (force=True)", "")   # that is for Python
+    logging.getLogger("agri_cae.cli").log(logging.getLevelName(level), before + text)
 
 # %% ../../nbs/cli/00_common.ipynb #5d63433c
 def progress_bar(

@@ -157,7 +157,10 @@ class Watcher(threading.Thread):
         if self.look and not learned and self.log.newest() < self.look.newest + cfg.window // 4:
             self.look = self.look._replace(at=time.time())
             return self.look
-        if learned: self.log.run(_UNSEEN, dict(window=cfg.window))
+        if learned:
+            self.log.run(_UNSEEN, dict(window=cfg.window))
+            for m, p in found.items():
+                if p != self.profiles.get(m): _log.info("the profile of %s is used: %d %s", m, len(p.groups), p.about)
         look, self.profiles = take_look(self.log, found), found
         notify(self.log, *update_alerts(self.log, look))
         for m in look.without:
