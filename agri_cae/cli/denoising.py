@@ -120,15 +120,20 @@ def _check_one(job, overwrite, as_json):
         raise e
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
+def _done_before(source):
+    from agri_cae.config import ImageError
+    from agri_cae.io.images import was_denoised
+    try: return source != "-" and was_denoised(source)
+    except ImageError: return False   # the run will say why
+
 def _show_plan(todo, overwrite, force, as_json):
     "Print what would be written; gives the exit code"
     from agri_cae.flights.folder import FolderResult, make_record, target_exists
-    from agri_cae.io.images import is_result
     records = []
     for e in todo.errors: log_line(e)
     for job in todo.jobs:
         if target_exists(job, overwrite): record = make_record(job, "skipped", f"{job.target}: exists already.")
-        elif not force and job.source != "-" and is_result(job.source):
+        elif not force and _done_before(job.source):
             record = make_record(job, "skipped", f"{job.source}: was denoised before.")
         else: record = make_record(job, "planned")
         records.append(record)

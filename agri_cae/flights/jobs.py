@@ -6,6 +6,7 @@
 __all__ = ['Job', 'job_for_file', 'Plan', 'plan_folder', 'plan', 'matches', 'plan_several']
 
 # %% ../../nbs/flights/00_jobs.ipynb #3093101a
+import filecmp
 import glob
 import os
 from itertools import islice
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from ..config import ConfigError, ImageError
 from ..io.brief import brief_repr
-from ..io.images import find_images, is_result
+from ..io.images import find_images, was_denoised
 
 # %% ../../nbs/flights/00_jobs.ipynb #b1ee0570
 class Job(NamedTuple):
@@ -113,14 +114,22 @@ def plan(
         _check_originals_stay(todo.jobs, target)
     return todo
 
+def _is_original(path):
+    "Is it a picture that we did not write?"
+    try: return not was_denoised(path)
+    except ImageError: return False
+
+def _same_bytes(source, target):
+    return os.path.isfile(source) and filecmp.cmp(source, target, shallow=False)
+
 def _check_originals_stay(jobs, target):
     "A shell that expands a wildcard may make the last input the output. What no run made is not replaced"
     there = [j for j in jobs if j.target != "-" and os.path.isfile(j.target)][:3]
-    theirs = [j.target for j in there if not is_result(j.target, None if j.source == "-" else j.source)]
+    theirs = [j.target for j in there if _is_original(j.target) and not _same_bytes(j.source, j.target)]
     if len(jobs) > 1 and target and not theirs and os.path.isdir(target):
         mine = {os.path.realpath(j.target) for j in jobs}
         others = (p for p in find_images(target) if os.path.realpath(p) not in mine)
-        theirs = [p for p in islice(others, 3) if not is_result(p)]
+        theirs = [p for p in islice(others, 3) if _is_original(p)]
     if not theirs: return
     do = "The last path is the output. Name another one, or move that picture away"
     raise ConfigError(theirs[0], "is a picture that no run of agri-cae made, so nothing is written there", do)

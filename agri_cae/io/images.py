@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SUFFIXES', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample',
-           'read_image', 'show_images', 'write_image', 'is_result', 'provenance_of', 'find_images']
+           'read_image', 'show_images', 'write_image', 'was_denoised', 'provenance_of', 'find_images']
 
 # %% ../../nbs/io/12_images.ipynb #27d38eea
 import dataclasses
-import filecmp
 import os
 import shutil
 import tempfile
@@ -282,16 +281,12 @@ def write_image(
     with _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as f:
         CODECS[format].encode(f, a, meta, **colour)
 
-def is_result(
-    path,        # of an image file
-    source=None, # of the picture that it may have come from
-)->bool:         # its header is read, and no pixel
-    "Did this package write the file, or is it a copy of its source?"
-    try:
-        with open_source(path) as f: tags = tags_of(_scan(f, printable(path))[1])
-    except ImageError: return False
-    if any(v.startswith("agri_cae ") for v in values(tags, Tag.ProcessingSoftware)): return True
-    return source is not None and os.path.isfile(source) and filecmp.cmp(path, source, shallow=False)
+def was_denoised(
+    path, # of an image file
+)->bool:  # its header is read, and no pixel
+    "Does a file carry our mark? Raises `ImageError` when it is no image."
+    with open_source(path) as f: tags = tags_of(_scan(f, printable(path))[1])
+    return any(v.startswith("agri_cae ") for v in values(tags, Tag.ProcessingSoftware))
 
 def provenance_of(
     picture:Picture, # as read
