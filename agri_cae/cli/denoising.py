@@ -132,14 +132,16 @@ def _show_plan(todo, overwrite, force, as_json):
     records = []
     for e in todo.errors: log_line(e)
     for job in todo.jobs:
-        if target_exists(job, overwrite): record = make_record(job, "skipped", f"{job.target}: exists already.")
+        record = make_record(job, "planned")
+        if target_exists(job, overwrite):
+            record = make_record(job, "skipped", f"{job.target}: exists already.")
         elif not force and _done_before(job.source):
             record = make_record(job, "skipped", f"{job.source}: was denoised before.")
-        else: record = make_record(job, "planned")
         records.append(record)
         print_record(record, as_json)
     count = FolderResult(records, todo.errors, todo.others).count
-    if len(records) > 1: log.info("%d to be denoised, %d to be skipped", count("planned"), count("skipped"))
+    if len(records) > 1:
+        log.info("%d to be denoised, %d to be skipped", count("planned"), count("skipped"))
     return 1 if todo.errors else 0
 
 # %% ../../nbs/cli/01_denoising.ipynb #01954bbb
@@ -243,6 +245,7 @@ def denoise_command(
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, force, as_json))
 
+# %% ../../nbs/cli/01_denoising.ipynb #8f717912
 def _plan(paths, in_place):
     "What is to be done, and whether it is for one file that was named"
     from agri_cae.flights.jobs import plan, plan_several
@@ -271,7 +274,8 @@ def _pictures(source):
     from agri_cae.io.images import find_images
     if glob.has_magic(source) and not os.path.lexists(source): return matches(source)
     files = find_images(source) if os.path.isdir(source) else [source]
-    if not files: raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
+    if not files:
+        raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     return files
 
 def estimate_command(

@@ -87,12 +87,34 @@ def plan_folder(
     src, dst = Path(source), Path(source if in_place else target or out)
     return Plan([Job(src/n, dst/n) for n in names], errors, _count_files(root, ours) - len(found))
 
+# %% ../../nbs/flights/00_jobs.ipynb #8b44406b
+def _is_original(path):
+    "Is it a picture that we did not write?"
+    try: return not was_denoised(path)
+    except ImageError: return False
+
+def _same_bytes(source, target):
+    return os.path.isfile(source) and filecmp.cmp(source, target, shallow=False)
+
+def _check_originals_stay(jobs, target):
+    "A shell that expands a wildcard may make the last input the output. What no run made is not replaced"
+    there = [j for j in jobs if j.target != "-" and os.path.isfile(j.target)][:3]
+    theirs = [j.target for j in there if _is_original(j.target) and not _same_bytes(j.source, j.target)]
+    if len(jobs) > 1 and target and not theirs and os.path.isdir(target):
+        mine = {os.path.realpath(j.target) for j in jobs}
+        others = (p for p in find_images(target) if os.path.realpath(p) not in mine)
+        theirs = [p for p in islice(others, 3) if _is_original(p)]
+    if not theirs: return
+    do = "The last path is the output. Name another one, or move that picture away"
+    raise ConfigError(theirs[0], "is a picture that no run of agri-cae made, so nothing is written there", do)
+
 # %% ../../nbs/flights/00_jobs.ipynb #b6488b2b
 def _plan_one(source, target, in_place):
     if source != "-" and not os.path.lexists(source):
         do = "Check the path; --in-place takes no output" if in_place else "Check the path"
         raise ConfigError(source, "does not exist", do)
-    if source != "-" and os.path.isdir(source): return plan_folder(source, target, in_place)
+    if source != "-" and os.path.isdir(source):
+        return plan_folder(source, target, in_place)
     return Plan([job_for_file(source, target, in_place)])
 
 def plan(
@@ -113,26 +135,6 @@ def plan(
         _check_inputs_stay(todo.jobs)
         _check_originals_stay(todo.jobs, target)
     return todo
-
-def _is_original(path):
-    "Is it a picture that we did not write?"
-    try: return not was_denoised(path)
-    except ImageError: return False
-
-def _same_bytes(source, target):
-    return os.path.isfile(source) and filecmp.cmp(source, target, shallow=False)
-
-def _check_originals_stay(jobs, target):
-    "A shell that expands a wildcard may make the last input the output. What no run made is not replaced"
-    there = [j for j in jobs if j.target != "-" and os.path.isfile(j.target)][:3]
-    theirs = [j.target for j in there if _is_original(j.target) and not _same_bytes(j.source, j.target)]
-    if len(jobs) > 1 and target and not theirs and os.path.isdir(target):
-        mine = {os.path.realpath(j.target) for j in jobs}
-        others = (p for p in find_images(target) if os.path.realpath(p) not in mine)
-        theirs = [p for p in islice(others, 3) if _is_original(p)]
-    if not theirs: return
-    do = "The last path is the output. Name another one, or move that picture away"
-    raise ConfigError(theirs[0], "is a picture that no run of agri-cae made, so nothing is written there", do)
 
 def _check_inputs_stay(jobs):
     "Links are followed: a target may be another name of an input"

@@ -160,7 +160,8 @@ class Watcher(threading.Thread):
         if learned:
             self.log.run(_UNSEEN, dict(window=cfg.window))
             for m, p in found.items():
-                if p != self.profiles.get(m): _log.info("the profile of %s is used: %d %s", m, len(p.groups), p.about)
+                if p == self.profiles.get(m): continue
+                _log.info("the profile of %s is used: %d %s", m, len(p.groups), p.about)
         look, self.profiles = take_look(self.log, found), found
         notify(self.log, *update_alerts(self.log, look))
         for m in look.without:

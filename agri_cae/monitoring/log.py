@@ -100,7 +100,8 @@ def _make_private(path):
 
     A file that has connections must not be opened otherwise: closing it takes away the locks of all connections of
     this process, and the next process that closes the log would delete what they still write to."""
-    with _MAKING, suppress(FileExistsError): os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    with _MAKING, suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 def _connect(path):
     "An SQLite connection, each statement a transaction; only the owner can read the file"
