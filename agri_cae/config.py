@@ -329,7 +329,7 @@ class ServeConfig(Entity):
         description="arithmetic of the engine; bfloat16 takes OpenVINO and a CPU that has it")
     strength: Strength = Field(1.,
         description="0 returns the input, 1 the model's output; auto: by the noise of the picture")
-    ensemble: int = Field(0, ge=0, le=8,
+    ensemble: Literal[0, 1, 2, 4, 8] = Field(0,
         description="copies of the picture, mirrored and turned, whose mean is taken; 0: as many as "
                     "the model's card says")
     tile: int = Field(1024, ge=64, multiple_of=8,

@@ -1,6 +1,7 @@
 "Who may call: API keys, of which only hashes are known, and a rate for each."
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -14,6 +15,7 @@ from agri_cae.config import ConfigError
 from .problems import Problem
 from .settings import ApiSettings
 
+log = logging.getLogger("agri_cae.api")
 _ENTRY = re.compile(r"([\w.-]+):([0-9a-f]{64})(:revoked)?")
 
 
@@ -43,6 +45,7 @@ class Keys:
     def __init__(self, cfg:ApiSettings):
         self.cfg, self.stamp = cfg, None
         self.entries = self._entries()
+        if not self.open and not self.entries: log.warning("there are no API keys, so nobody gets in")
         self.metrics = _read(cfg.metrics_key, "AGRI_CAE_METRICS_KEY")
 
     def _entries(self):
@@ -58,8 +61,13 @@ class Keys:
         "The entries, read again when the file has changed. Whoever breaks the file locks out everybody, not nobody"
         f = self.cfg.keys_file
         if f and (not f.exists() or self.stamp != (f.stat().st_mtime_ns, f.stat().st_size)):
-            try: self.entries = self._entries()
-            except ConfigError: self.entries, self.stamp = [], None
+            stamp = self.stamp
+            try:
+                self.entries = self._entries()
+                log.info("%d keys were read from %s", len(self.entries), f)
+            except ConfigError as e:
+                if self.entries or stamp: log.error("%s Until then nobody gets in.", e)
+                self.entries, self.stamp = [], None
         return self.entries
 
     @property

@@ -58,7 +58,7 @@ def run_service(
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     log.info("open http://%s:%d", shown, listener.getsockname()[1])
     common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",
-                  timeout_graceful_shutdown=round(settings.seconds_to_end))
+                  timeout_worker_healthcheck=60, timeout_graceful_shutdown=round(settings.seconds_to_end))
     if workers: _watch(workers, listener, common)
     else: _run(listener, common)
 
@@ -90,6 +90,19 @@ def _run(listener, common):
     uvicorn.Server(uvicorn.Config(app, **common)).run([listener])
 
 
+class _Processes(Multiprocess):
+    "Replaces its processes at SIGHUP, and says so"
+    def handle_hup(self):
+        log.info("SIGHUP: the processes are replaced one by one")
+        before = [p.pid for p in self.processes]
+        super().handle_hup()
+        left = {p.pid for p in self.processes}.intersection(before)
+        if not left: log.info("the processes are replaced")
+        elif not self.should_exit.is_set():
+            log.error("%d of %d processes go on as they were: a new one was not ready in time, or could not start "
+                      "with the models and settings as they are now", len(left), len(before))
+
+
 def _watch(workers, listener, common):
     "Other processes serve, and share a folder"
     _end_well()
@@ -100,8 +113,8 @@ def _watch(workers, listener, common):
         os.environ[REASON] = str(shared / "reason")
         if workers > 1:
             os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
-            os.environ.setdefault("AGRI_CAE_RATES_FILE", str(shared / "rates.db"))
-        Multiprocess(cfg, [listener]).run()
+            os.environ.setdefault("AGRI_CAE_RATES_FILE", str(shared / "rates.sqlite"))
+        _Processes(cfg, [listener]).run()
         if not (shared / "reason").exists(): return
         log.error((shared / "reason").read_text("utf-8"))
         sys.exit(2)

@@ -79,7 +79,7 @@ def _note(scope, status):
     "Count the request and log it"
     seconds, route = time.perf_counter() - scope["state"]["start"], getattr(scope.get("route"), "path", "none")
     method, rid = scope["method"], request_id(scope)
-    if status >= 500 and method == "POST":
+    if status >= 500 and status != 503 and method == "POST":   # 503 is no failure: it says when to try again
         scope["app"].state.worker.log_failure(rid, status, round(1000 * seconds, 1))
     REQUESTS.labels(method if route != "none" else "any", route, status).inc()
     SECONDS.labels(route).observe(seconds)

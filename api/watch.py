@@ -1,7 +1,7 @@
 "Monitoring: each prediction leaves its numbers in the log, a thread examines them, and a page shows them."
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
@@ -44,8 +44,9 @@ def router(monitor:Monitor, keys)->APIRouter:
     api = APIRouter(include_in_schema=False)
 
     @api.get("/monitor")
-    def page(login: Annotated[HTTPBasicCredentials | None, Depends(HTTPBasic(auto_error=False))]):
-        try: keys.owner(login and login.password)
+    def page(request: Request, login: Annotated[HTTPBasicCredentials | None, Depends(HTTPBasic(auto_error=False))]):
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        try: keys.owner(login.password if login else request.headers.get("x-api-key", bearer))
         except Problem as e:
             ask = 'Basic realm="agri_cae: an API key as password"'
             raise Problem(e.status, e.detail, WWW_Authenticate=ask) from None

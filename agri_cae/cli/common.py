@@ -46,7 +46,8 @@ def log_line(
 ):
     "Log one line."
     from agri_cae.tracking.logs import one_line
-    logging.getLogger("agri_cae.cli").log(logging.getLevelName(level), before + one_line(e))
+    text = one_line(e).replace(" (force=True)", "")   # that is for Python
+    logging.getLogger("agri_cae.cli").log(logging.getLevelName(level), before + text)
 
 # %% ../../nbs/cli/00_common.ipynb #5d63433c
 def progress_bar(
@@ -76,6 +77,8 @@ def check_folder(
         raise usage_error(path, "is not a folder", "Check the path")
 
 # %% ../../nbs/cli/00_common.ipynb #6c5b7b88
+_OPTION = dict(value_range="--range", value="--precision, --tile")   # what is no name of a field: fields disagree
+
 def serve_config(
     **options, # fields of `ServeConfig` that the user gave, each an option of that name
 ):             # a `ServeConfig`
@@ -84,7 +87,7 @@ def serve_config(
     try: return ServeConfig(**options)
     except ConfigError as e:
         found = [problem.partition(": ") for problem in e.what.split("; ")]
-        names = (f"--{key.split('.')[0].replace('value_range', 'range')}" for key, _, _ in found)
+        names = (_OPTION.get(key.split(".")[0], f"--{key.split('.')[0]}") for key, _, _ in found)
         raise usage_error(", ".join(dict.fromkeys(names)), "; ".join(what for _, _, what in found),
                           "See --help") from None
 

@@ -38,7 +38,7 @@ def print_record(
     status, target = record["status"], record["target"]
     with tqdm.external_write_mode():
         if status == "failed": log_line(record["error"])
-        elif status == "skipped": log_line(record["error"], "INFO", "skipped ")
+        elif status == "skipped": log_line(record["error"], "DEBUG", "skipped ")
         if as_json: typer.echo(json.dumps(record))
         elif status in ("done", "planned") and target != "-" and not quiet:
             typer.echo(target)
@@ -61,9 +61,9 @@ _Server = Annotated[str | None, typer.Option(
 
 # %% ../../nbs/cli/01_denoising.ipynb #1af8eef1
 _Model = Annotated[str | None, typer.Option(
-    help="fast: quick, and the surest on camera noise; base: for strong noise; best: a little better, four times as "
-         "slow; restore: for blurred pictures. Or the path of an .onnx or .keras file, or an MLflow URI.  "
-         "[default: fast]")]
+    help="fast: quick, and the surest on camera noise; base: for strong noise, from sigma 15 on; best: a little "
+         "better than base, four times as slow; restore: for blurred pictures, sharp ones may get worse. Or the path "
+         "of an .onnx or .keras file, or an MLflow URI.  [default: fast]")]
 _Strength = Annotated[str | None, typer.Option(
     help="0 returns the input, 1 the model's output; auto: by the noise of the picture, so that clean ones stay as "
          "they are.  [default: 1]")]
@@ -111,26 +111,39 @@ def _check_streams(jobs, as_json):
     if any(j.source == "-" for j in jobs) and sys.stdin.isatty():
         raise usage_error("-", "standard input is a terminal", "Redirect a file or a pipe into it")
 
-def _check_one(job, overwrite, several):
+def _check_one(job, overwrite, as_json):
     "In a folder a target that exists is skipped; for one file it is an error"
     from agri_cae.config import OutputError
-    from agri_cae.flights.folder import target_exists
+    from agri_cae.flights.folder import make_record, target_exists
     if target_exists(job, overwrite):
         do = "Use --overwrite to replace it, or name another output"
-        if several:
-            do = "The last path is the output. Name a folder to denoise both, or replace it with --overwrite"
-        raise OutputError(job.target, "exists already", do)
+        e = OutputError(job.target, "exists already", do)
+        if as_json: print_record(make_record(job, "skipped", str(e)), as_json)
+        raise e
 
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
-def _show_plan(todo, overwrite, as_json):
+def _done_before(source):
+    from agri_cae.config import ImageError
+    from agri_cae.io.images import was_denoised
+    try: return source != "-" and was_denoised(source)
+    except ImageError: return False   # the run will say why
+
+def _show_plan(todo, overwrite, force, as_json):
     "Print what would be written; gives the exit code"
-    from agri_cae.flights.folder import error_record, make_record, target_exists
+    from agri_cae.flights.folder import FolderResult, error_record, make_record, target_exists
+    records = []
     for e in todo.errors: print_record(error_record(e), as_json)
     for job in todo.jobs:
+        record = make_record(job, "planned")
         if target_exists(job, overwrite):
             record = make_record(job, "skipped", f"{job.target}: exists already.")
-        else: record = make_record(job, "planned")
+        elif not force and _done_before(job.source):
+            record = make_record(job, "skipped", f"{job.source}: was denoised before.")
+        records.append(record)
         print_record(record, as_json)
+    count = FolderResult(records, todo.errors, todo.others).count
+    if len(records) > 1:
+        log.info("%d to be denoised, %d to be skipped", count("planned"), count("skipped"))
     return 1 if todo.errors else 0
 
 # %% ../../nbs/cli/01_denoising.ipynb #01954bbb
@@ -160,6 +173,8 @@ class _Bar:
     def file(self, record):
         if not self.many: return
         self.count += 1
+        if record["status"] == "skipped" and not self.bar.disable:
+            self.bar.initial += 1   # it says nothing about the speed
         if record["status"] == "done" and not self.bar.disable:
             from agri_cae.io.images import inspect_image
             facts = inspect_image(record["source"])
@@ -180,23 +195,25 @@ def _run_plan(todo, load, overwrite, force, as_json, quiet, several):
                 bar.file(record)
                 print_record(record, as_json, quiet)
     except KeyboardInterrupt:
-        _say_stopped(done, len(todo.jobs))
+        _say_stopped(done, len(todo.jobs), "--overwrite" * overwrite or "--force" * force)
         return 130
     _sum_up(done)
     return 1 if done.count("failed") or todo.errors else 0
 
-def _say_stopped(done, files):
-    "What is done, and how to go on"
+def _say_stopped(done, files, anew):
+    "What is done, and how to go on; anew: the option with which the command would begin from the start"
     if files == 1: return log.warning("stopped: nothing was written")
-    log.warning("stopped: %d of %d files are denoised, %d failed. The same command goes on with the others",
-                done.count("done") + done.count("skipped"), files, done.count("failed"))
+    how = f"Without {anew} the same command" if anew else "The same command"
+    log.warning("stopped: %d of %d files are denoised, %d failed. %s goes on with the others",
+                done.count("done") + done.count("skipped"), files, done.count("failed"), how)
 
 def _sum_up(done):
     if len(done.records) == 1 and not done.others: return
     failed = done.count("failed") + len(done.errors)
+    why = " (there already, or denoised before)" if done.count("skipped") else ""
     links = f"; linked folders not followed: {done.links}" if done.links else ""
-    log.info("%d denoised, %d skipped, %d failed; %d other files left alone%s",
-             done.count("done"), done.count("skipped"), failed, done.others, links)
+    log.info("%d denoised, %d skipped%s, %d failed; %d other files left alone%s",
+             done.count("done"), done.count("skipped"), why, failed, done.others, links)
 
 # %% ../../nbs/cli/01_denoising.ipynb #0c4ba627
 def denoise_command(
@@ -226,11 +243,21 @@ def denoise_command(
     load = make_loader(options, server)
     todo, one = _plan(paths, in_place, follow_links)
     _check_streams(todo.jobs, as_json)
-    if one: _check_one(todo.jobs[0], overwrite, several=len(paths) > 1)
+    if one: _check_one(todo.jobs[0], overwrite, as_json)
     if not dry_run:
         raise typer.Exit(_run_plan(todo, load, overwrite, force, as_json, quiet, not one))
     if not server: _check_model(options)
-    raise typer.Exit(_show_plan(todo, overwrite, as_json))
+    raise typer.Exit(_show_plan(todo, overwrite, force, as_json))
+
+# %% ../../nbs/cli/01_denoising.ipynb #8f717912
+def _plan(paths, in_place):
+    "What is to be done, and whether it is for one file that was named"
+    from agri_cae.flights.jobs import plan, plan_several
+    *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
+    if len(sources) > 1: return plan_several(sources, target, in_place), False
+    source = sources[0]
+    one = source == "-" or (os.path.lexists(source) and not os.path.isdir(source))
+    return plan(source, target, in_place), one
 
 # %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _plan(paths, in_place, follow_links):
@@ -250,22 +277,34 @@ def _check_model(options):
     model_path(cfg.model, cfg.engine)
 
 # %% ../../nbs/cli/01_denoising.ipynb #8e870576
-_EstimateSource = Annotated[str, typer.Argument(metavar="IN", help="File or folder.")]
+_EstimateSources = Annotated[list[str], typer.Argument(metavar="IN...", help="Files, folders, or wildcards.")]
+
+def _pictures(source):
+    "The picture files that a path or a wildcard stands for"
+    import glob
+
+    from agri_cae.config import ImageError
+    from agri_cae.flights.jobs import matches
+    from agri_cae.io.folders import find_images
+    if glob.has_magic(source) and not os.path.lexists(source): return matches(source)
+    files = find_images(source) if os.path.isdir(source) else [source]
+    if not files:
+        raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
+    return files
 
 def estimate_command(
-    source: _EstimateSource,         # file or folder
+    sources: _EstimateSources,       # files, folders, wildcards
     value_range: RangeOption = None, # stored values of black and white
     as_json: json_option("One JSON object a line.") = False, # objects instead of lines of text
     quiet: QuietOption = False,      # errors only
 ):
-    "Estimate how noisy pictures are: sigma, and gain and read noise of a sensor."
-    from agri_cae.config import ImageError
-    from agri_cae.io.folders import find_images
+    """Estimate how noisy pictures are.
+
+    sigma: standard deviation of the noise, of 255 brightness levels. How it grows with light, as in a sensor:
+    gain, the share of white that one electron adds, and read, the noise in the dark, of 255 levels."""
     set_quiet(quiet)
     value_range = serve_config(value_range=value_range).value_range
-    files = find_images(source) if os.path.isdir(source) else [source]
-    if not files:
-        raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
+    files = [f for s in sources for f in _pictures(s)]
     with progress_bar(len(files), "file", quiet) as bar:
         failed = sum(not _estimate_one(f, value_range, as_json, bar) for f in files)
     raise typer.Exit(1 if failed else 0)

@@ -37,7 +37,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # %% ../../nbs/cli/09_main.ipynb #3447a494
 log = logging.getLogger(__name__)
 app = typer.Typer(name="agri-cae", help="Take the noise out of agricultural images.", no_args_is_help=True,
-                  add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+                  add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+                  context_settings=dict(help_option_names=["-h", "--help"]))
 
 def _print_version(on):
     if not on: return
@@ -90,7 +91,7 @@ def report_error(
     from agri_cae.config import AgriCaeError, ConfigError, ModelError
     from agri_cae.tracking.logs import one_line
     if isinstance(e, AgriCaeError):
-        text, code = one_line(e), 2 if isinstance(e, ConfigError | ModelError) else 1
+        text, code = one_line(e).replace(" (force=True)", ""), 2 if isinstance(e, ConfigError | ModelError) else 1
     elif isinstance(e, OSError):
         text, code = one_line(f"{e.filename or 'system'}: {e.strerror or e}."), 1
     else: raise e

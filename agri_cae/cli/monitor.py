@@ -78,9 +78,12 @@ def _save_profile(profile, model, out):
     from agri_cae.monitoring.profile import profile_paths
     out = out or profile_paths(model)[0]
     out.parent.mkdir(parents=True, exist_ok=True)
+    former = out.with_name(out.name + ".bak")
+    if out.exists(): out.replace(former)
     profile.save(out)
-    few = "; a few hundred would be better" if len(profile.groups) < 200 else ""
-    typer.echo(f"{out}: {len(profile.groups)} pictures of {profile.model}{few}")
+    few = "; a few hundred would be better" if len(profile.groups) < 100 else ""
+    kept = f"; the former one is {former.name}" if former.exists() else ""
+    typer.echo(f"{out}: {len(profile.groups)} pictures of {profile.model}{few}{kept}")
 
 # %% ../../nbs/cli/04_monitor.ipynb #d8ef4678
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures, as the service gets them.")]

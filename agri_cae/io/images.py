@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample', 'upright',
-           'read_image', 'show_images', 'write_image', 'copy_image', 'provenance_of']
+           'read_image', 'show_images', 'write_image', 'copy_image', 'was_denoised', 'provenance_of']
 
 # %% ../../nbs/io/12_images.ipynb #27d38eea
 import dataclasses
@@ -305,6 +305,8 @@ def _format_of(format, dst, picture, where):
     suffix = "" if hasattr(dst, "write") else Path(dst).suffix.lower()
     if suffix in SUCCESSORS:
         raise OutputError(where, f"{suffix} files are read but not written", f"Name it *{SUCCESSORS[suffix]}")
+    if suffix and not format and suffix not in SUFFIXES:
+        raise OutputError(where, f"pictures are not written as {suffix}", f"Give it one of {', '.join(SUFFIXES)}")
     format = (format or SUFFIXES.get(suffix) or picture.format).lower()
     format = SUFFIXES.get("." + format, WRITTEN_AS.get(format, format))
     if format in CODECS: return format
@@ -348,6 +350,13 @@ def copy_image(
     with open_source(src) as f, _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as out:
         f.seek(0)
         shutil.copyfileobj(f, out)
+
+def was_denoised(
+    path, # of an image file
+)->bool:  # its header is read, and no pixel
+    "Does a file carry our mark? Raises `ImageError` when it is no image."
+    with open_source(path) as f: _, meta = _scan(f, printable(path))
+    return (provenance(meta) or "").startswith("agri_cae ")
 
 def provenance_of(
     picture:Picture, # as read

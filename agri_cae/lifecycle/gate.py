@@ -79,7 +79,7 @@ def promote(
         crown(version, anyway, overruled=refused or "it was not judged")
         return GateResult(True, f"anyway: {anyway}")
     if refused:
-        return GateResult(False, f"was refused already: {refused}. To promote it anyway, give a reason")
+        return GateResult(False, f"was refused already: {refused}. Only --anyway --reason WHY promotes it")
     result = run_gate(version, {TEST: cfg or EvalConfig()}, limits, out, progress)
     settle(version, result)
     return result

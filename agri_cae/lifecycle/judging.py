@@ -59,6 +59,15 @@ def _no_worse(found, tolerance):
     met = found[TEST].low >= -tolerance
     return met, f"{'no' if met else 'may be'} worse on the {TEST}: {found[TEST]}"
 
+def _helps(comparison):
+    "Whether the challenger leaves no noise level worse than it came"
+    name = comparison.models[0]
+    noisy = [s for s in slices(comparison) if s.kind in ("whole", "level") and s.noisy < 45]
+    bad = [f"{s.name} ({s.domain}) {s.psnr[name]:.2f} dB, noisy {s.noisy:.2f}"
+           for s in noisy if s.psnr[name] < s.noisy]
+    if bad: return False, f"makes pictures worse than they came: {'; '.join(bad)}"
+    return True, "no noise level is worse than it came"
+
 def _means(comparison, cfg):
     "What the mean gains say"
     found, domains = whole_sets(comparison), {r.domain for r in comparison.rows}
@@ -74,7 +83,8 @@ def judge(
     "Better on the new pictures, no worse on the old ones, and in no slice or picture much worse?"
     cfg = cfg or GateConfig()
     means = _means(comparison, cfg)
-    checks = (*means, slices_kept(slices(comparison), cfg.slice_loss, cfg.slice_pictures, sure=True),
+    checks = (*means, _helps(comparison),
+              slices_kept(slices(comparison), cfg.slice_loss, cfg.slice_pictures, sure=True),
               worst_kept(comparison, Limits(worst_loss=cfg.worst_loss)))
     bad = [text for met, text in checks if not met]
     reason = "; ".join(bad or [text for _, text in means])

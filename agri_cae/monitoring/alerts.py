@@ -137,6 +137,13 @@ def notify(
 _UNSEEN = "UPDATE alerts SET last = -:window WHERE until IS NULL AND name <> 'service'"
 _NO_OWN = "%s has no profile of the service's own pictures yet. Learn one: agri-cae monitor learn"
 
+def _take_up(log, found, before):
+    "Compare with new profiles from now on, and log which they are"
+    log.run(_UNSEEN, dict(window=log.cfg.window))
+    for model, profile in found.items():
+        if profile == before.get(model): continue
+        _log.info("the profile of %s is used: %d %s", model, len(profile.groups), profile.about)
+
 # %% ../../nbs/monitoring/05_alerts.ipynb #ab3b157a
 class Watcher(threading.Thread):
     "Looks at the log again and again, and reports problems: `watcher.start()`, `watcher.look`, `watcher.stop()`."
@@ -157,7 +164,7 @@ class Watcher(threading.Thread):
         if self.look and not learned and self.log.newest() < self.look.newest + cfg.window // 4:
             self.look = self.look._replace(at=time.time())
             return self.look
-        if learned: self.log.run(_UNSEEN, dict(window=cfg.window))
+        if learned: _take_up(self.log, found, self.profiles)
         look, self.profiles = take_look(self.log, found), found
         notify(self.log, *update_alerts(self.log, look))
         for m in look.without:

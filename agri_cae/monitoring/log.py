@@ -12,6 +12,7 @@ import random
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,10 +93,20 @@ def _write_ahead(db):
             time.sleep(.05)
     db.execute("PRAGMA synchronous = NORMAL")
 
+_MAKING = threading.Lock()
+
+def _make_private(path):
+    """Make a file that only its owner can read, unless it is there.
+
+    A file that has connections must not be opened otherwise: closing it takes away the locks of all connections of
+    this process, and the next process that closes the log would delete what they still write to."""
+    with _MAKING, suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
 def _connect(path):
     "An SQLite connection, each statement a transaction; only the owner can read the file"
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    _make_private(path)
     db = sqlite3.connect(path, timeout=30, isolation_level=None)
     _write_ahead(db)
     version, = db.execute("PRAGMA user_version").fetchone()

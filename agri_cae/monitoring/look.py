@@ -166,7 +166,7 @@ class Look(NamedTuple):
 def _service(last, cfg):
     "Share of slow and of failed predictions, latency, and the problems among these"
     ms, of = last["ms"][last["status"] < 400], len(last["status"])
-    slow, failed = int((ms > cfg.max_ms).sum()), int((last["status"] >= 500).sum())
+    slow, failed = int((ms > cfg.max_ms).sum()), int(((last["status"] >= 500) & (last["status"] != 503)).sum())
     took = f"took more than {cfg.max_ms / 1000:g} s"
     problems = [*_too_many("slow", slow, len(ms), cfg.slow, cfg.alpha, took),
                 *_too_many("failing", failed, of, cfg.errors, cfg.alpha, "failed in the service")]

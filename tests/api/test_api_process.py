@@ -170,7 +170,7 @@ def test_keys_and_client(tmp_path):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    with served(folder, "--workers", "2", AGRI_CAE_MODELS='["fast", "base"]') as s:
+    with served(folder, "--workers", "2", AGRI_CAE_MODELS='["fast", "base"]', AGRI_CAE_RATE="10000") as s:
         yield s
         assert s.stop() == 0
 

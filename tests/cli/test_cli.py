@@ -82,7 +82,7 @@ def test_folder_mirrors_names_and_resumes(here, model):
     stamp = {p: p.stat().st_mtime_ns for p in Path("clean").rglob("*.*")}
     Path("clean/leaf.tif").unlink()
     done = call("denoise", "flight", "clean", "--model", model, rc=1)
-    assert done.stdout == "clean/leaf.tif\n" and "1 denoised, 3 skipped, 1 failed" in done.stderr
+    assert done.stdout == "clean/leaf.tif\n" and "1 denoised, 3 skipped (there already" in done.stderr
     assert all(p.stat().st_mtime_ns == t for p, t in stamp.items() if p.name != "leaf.tif")
     assert len(call("denoise", "flight", "clean", "--model", model, "--overwrite", rc=1).stdout.splitlines()) == 4
 
@@ -110,7 +110,7 @@ def test_default_folder_and_dry_run(here, model):
     picture(here / "flight_denoised/b.png")
     done = call("denoise", "flight", "--model", model, "--dry-run")
     assert [Path(line).name for line in done.stdout.splitlines()] == ["a.png"] and tree("flight_denoised") == ["b.png"]
-    assert "b.png" in done.stderr
+    assert "1 to be skipped" in done.stderr
     call("denoise", "flight", "--model", model)
     assert tree("flight_denoised") == ["a.png", "b.png"]
 

@@ -103,9 +103,51 @@ def test_several_inputs_and_wildcards(place, model):
     assert tree(place / "clean") == tree(place / "wild") == ["a.png", "b.png"]
     assert (read_image("clean/b.png").data == read_image("wild/b.png").data).all()
     call("denoise", "sub", "a.png", "both", "--model", model, rc=2)  # sub/a.png and a.png
-    assert "name a folder to denoise both" in call("denoise", "a.png", "b.png", "--model", model, rc=1).stderr.lower()
     call("denoise", "a.png", "b.png", "--in-place", "--model", model)
     assert (read_image("b.png").data == read_image("wild/b.png").data).all()
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+@pytest.mark.parametrize("paths", ["a.png b.png", "sub other", "a.png b.png other", "sub/a.png other"])
+def test_an_original_is_no_output(place, model, paths, more):
+    "What a shell makes of a wildcard when the output was forgotten: no picture that is no result is replaced"
+    picture(place / "other/a.png", seed=9)
+    picture(place / "b.png", seed=7)
+    before = {p: (place / p).read_bytes() for p in tree(place)}
+    if paths == "a.png b.png other": picture(place / "other/of_another_camera.png", seed=8)
+    said = call("denoise", *paths.split(), "--model", model, *more, rc=2).stderr
+    assert "no run of agri-cae made" in said and "The last path is the output" in said
+    assert {p: (place / p).read_bytes() for p in before} == before
+
+
+def test_results_are_replaced_and_copies_too(place, model):
+    for _ in range(2): call("denoise", "a.png", "b.png", "clean", "--model", model, "--overwrite")
+    (place / "copies").mkdir()
+    (place / "copies/a.png").write_bytes((place / "a.png").read_bytes())
+    assert "1 skipped" in call("denoise", "a.png", "b.png", "copies", "--model", model).stderr
+    assert json.loads(call("denoise", "a.png", "clean/a.png", "--json", rc=1).stdout)["status"] == "skipped"
+
+
+def test_a_dry_run_knows_what_was_denoised_before(place, model):
+    call("denoise", "a.png", "--model", model)
+    done = call("denoise", ".", "next", "--model", model, "--dry-run", "--json")
+    status = {r["source"]: r["status"] for r in map(json.loads, done.stdout.splitlines())}
+    assert status == {"a.png": "planned", "b.png": "planned", "sub/a.png": "planned", "a_denoised.png": "skipped"}
+    assert "3 to be denoised, 1 to be skipped" in done.stderr
+
+
+def test_endings_and_numbers_that_mean_nothing(place, model):
+    for wrong in ("x.heic", "x.bmp", "x.xyz"):
+        assert "pictures are not written as" in call("denoise", "a.png", wrong, "--model", model, rc=1).stderr
+        assert not (place / wrong).exists()
+    assert "--ensemble" in call("denoise", "a.png", "x.png", "--ensemble", "3", rc=2).stderr
+    assert "--precision" in call("denoise", "a.png", "x.png", "--precision", "bfloat16", rc=2).stderr
+    assert "--in-place takes no output" in call("denoise", "--in-place", "a.png", "x.png", rc=2).stderr
+    assert "Usage" in call("denoise", "-h").stdout
+
+
+def test_estimate_takes_several(place):
+    assert len(call("estimate", "a.png", "*.png", "sub").stdout.splitlines()) == 4
 
 
 def test_results_beside_the_sources_are_no_errors_in_the_next_run(place, model):

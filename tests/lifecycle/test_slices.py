@@ -183,3 +183,15 @@ def test_what_cannot_be_measured(tmp_path):
     with pytest.raises(DataError, match=r"a_clean.png.*is \(50, 128, 3\) noisy"):
         run_gate("1", {TEST: EvalConfig(folder=str(tmp_path))}, GateConfig(), progress=False)
     assert picture_groups([], "") == []
+
+
+def test_what_makes_pictures_worse_is_refused_though_it_beats_the_champion(shots):
+    def grained(amount):
+        grain = np.random.default_rng(0).normal(0, amount, (64, 64, 1)).astype(np.float32)
+        return lambda x: x + grain[: x.shape[0], : x.shape[1]]
+
+    models = dict(challenger=grained(0.1), champion=grained(0.2))
+    found = compare_models(models, shots, NOISE.sigmas, patterns=False, progress=False)
+    result = judge(found, GateConfig())
+    assert not result.promote and "makes pictures worse than they came: " in result.reason
+    assert [met for met, text in result.checks if text.startswith("better on the test pictures")] == [True]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -105,3 +106,20 @@ def test_statistics_look_at_few_pixels(monkeypatch):
     big = np.zeros((3000, 4000, 3), np.uint8)
     picture_statistics(big, big, sigma=3.0)
     assert 0 < sum(touched) <= 250_000
+
+
+def test_another_process_that_reads_takes_nothing_away(tmp_path):
+    "Threads write, a command opens the log and closes it: what is written afterwards is in the file all the same"
+    log = PredictionLog(MonitorConfig(path=tmp_path / "p.db"))
+    threads = [threading.Thread(target=log.write, args=(str(i), "m@1", (9, 9), 200, 1.)) for i in range(3)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    count = f"""from agri_cae.monitoring.log import MonitorConfig, PredictionLog
+log = PredictionLog(MonitorConfig(path={str(tmp_path / "p.db")!r}))
+print(log.newest())
+log.close()"""
+    def read(): return subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=True).stdout
+    assert read() == "3\n"
+    log.write("4", "m@1", (9, 9), 200, 1.)
+    assert read() == "4\n" and log.newest() == 4
+    assert (tmp_path / "p.db").stat().st_mode & 0o777 == 0o600
