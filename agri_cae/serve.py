@@ -20,7 +20,8 @@ from .engines.runtimes import load_engine
 from .engines.tiles import spans, window
 from .io.images import Picture, from_float, provenance_of, read_image, to_float, write_image
 from .modelfiles.card import SUFFIX, Card, weights_path
-from .noise.estimate import TooSmall, estimate_sigma
+from .noise.estimate import TooSmall
+from .noise.level import NoiseLevel, estimate_noise
 from .tracking.store import fetched_weights
 
 # %% ../nbs/05_serve.ipynb #d2bb0c6e
@@ -44,10 +45,12 @@ log = logging.getLogger(__name__)
 OWN_ERROR = 2.  # of a network on nearly clean pictures, standard deviation, 8-bit units
 
 def auto_strength(
-    sigma:float, # noise of the picture as it is stored, 8-bit units
-)->float:        # 0 to 1, two decimals
+    sigma:float,    # noise of the picture as it is stored, 8-bit units
+    floor:float=0., # below which it is uncertain, as in `NoiseLevel`
+)->float:           # 0, or 0.05 to 1, two decimals
     "Strength for a picture whose noise is known."
-    return round(sigma**2 / (sigma**2 + OWN_ERROR**2), 2)
+    share = sigma**4 / (sigma**4 + (OWN_ERROR + floor)**4)
+    return round(share, 2) if share >= .05 else 0.
 
 # %% ../nbs/05_serve.ipynb #3e4d72f3
 def _check_dtype(image):
@@ -157,9 +160,9 @@ def _denoise(d, image, progress):
 # %% ../nbs/05_serve.ipynb #7b95b538
 class DenoisedBefore(ImageError): "A picture carries the mark of a former pass."
 
-def _strength_for(sigma, image):
-    "Strength by the noise; 1 where that cannot be told"
-    if sigma is not None: return auto_strength(sigma)
+def _strength_for(noise, image):
+    "Strength by a `NoiseLevel`; 1 where there is none"
+    if noise is not None: return auto_strength(noise.sigma, noise.floor)
     log.info("a picture of shape %s is too small to tell its noise: strength 1", image.shape)
     return 1.
 
@@ -172,23 +175,33 @@ def _refuse_second_pass(picture):
 # %% ../nbs/05_serve.ipynb #b272e7bb
 class Denoiser(LoadedModel):
     "A loaded model: `denoiser(array)` gives the denoised array. Safe to share between threads."
+    def noise(self,
+        image:np.ndarray, # as for a call
+        blocks=None,      # `Picture.blocks`; None: they are looked for
+    )->NoiseLevel|None:   # None: too small to tell
+        "The noise in the colours of a picture, and how it was found. Raises `ImageError` like a call."
+        _check_dtype(image)
+        colours = colour_bands(image.shape, self.card.channels)
+        x = image.reshape(*image.shape[:2], -1)[..., :colours]
+        try: return estimate_noise(x, blocks, self.cfg.value_range)
+        except TooSmall: return None
+
     def sigma(self,
         image:np.ndarray, # as for a call
     )->float|None:        # standard deviation, 8-bit units; None: too small to tell
         "The noise in the colours of a picture. Raises `ImageError` like a call."
-        _check_dtype(image)
-        colours = colour_bands(image.shape, self.card.channels)
-        x = image.reshape(*image.shape[:2], -1)[..., :colours]
-        try: return estimate_sigma(x, self.cfg.value_range)
-        except TooSmall: return None
+        noise = self.noise(image)
+        return noise and noise.sigma
 
     def settled(self,
-        image:np.ndarray,       # as for a call
-        sigma:float|None=None,  # its noise, 8-bit units; None: it is measured
-    ):                          # a `Denoiser` whose strength is a number
+        image:np.ndarray,                   # as for a call
+        noise:NoiseLevel|float|None=None,   # its noise, or only its sigma, 8-bit units; None: it is measured
+    ):                                      # a `Denoiser` whose strength is a number
         "This denoiser, with the strength for a picture: one number for all of its tiles."
         if self.cfg.strength != "auto": return self
-        strength = _strength_for(self.sigma(image) if sigma is None else sigma, image)
+        if noise is None: noise = self.noise(image)
+        elif not isinstance(noise, NoiseLevel): noise = NoiseLevel(noise, "white")
+        strength = _strength_for(noise, image)
         return Denoiser(self.engine, self.card, self.cfg.model_copy(update={"strength": strength}))
 
     def __call__(self,
@@ -206,7 +219,9 @@ class Denoiser(LoadedModel):
     )->Picture:            # the same with denoised colours; alpha and metadata stay as they are
         "Denoise a `Picture`. Raises `ImageError` like a call, and `DenoisedBefore` for a second pass."
         if not force: _refuse_second_pass(picture)
-        return picture.with_data(self(picture.data, progress))
+        auto = self.cfg.strength == "auto"
+        d = self.settled(picture.data, self.noise(picture.data, picture.blocks)) if auto else self
+        return picture.with_data(d(picture.data, progress))
 
     def __repr__(self):
         strength = _text(self.cfg.strength)
@@ -252,17 +267,19 @@ def denoise_file(
     force:bool=False,       # also when `src` was denoised before
     progress=None,          # called as progress(tiles done, tiles in all)
     measure:bool=False,     # estimate the noise of `src`, too
-)->dict:                    # model, strength, and where it was measured sigma (8-bit units)
+)->dict:                    # model, strength; where it was measured sigma, kind, certain, as in `NoiseLevel`
     """Read, denoise and write one file; depth, alpha and metadata survive.
 
     Raises `ImageError` (names the file) or `OutputError`; `dst` appears whole or not at all."""
     picture = read_image(src)
     try:
-        sigma = denoiser.sigma(picture.data) if measure else None
-        denoiser = denoiser.settled(picture.data, sigma)
+        auto = denoiser.cfg.strength == "auto"
+        noise = denoiser.noise(picture.data, picture.blocks) if measure or auto else None
+        denoiser = denoiser.settled(picture.data, noise)
         picture = denoiser.denoise_picture(picture, force, progress)
     except ImageError as e:
         raise type(e)(src if _is_path(src) else getattr(src, "name", "input"), e.what, e.do) from None
     _save(picture, src, dst, overwrite, denoiser.provenance)
     done = dict(model=denoiser.name, strength=denoiser.cfg.strength)
-    return done if sigma is None else done | dict(sigma=round(sigma, 2))
+    if not measure or noise is None: return done
+    return done | dict(sigma=round(noise.sigma, 2), kind=noise.kind, certain=noise.certain)

@@ -25,7 +25,7 @@ from .brief import brief_repr
 from .exif import fix_xmp, orientation
 from .files import ADVICE, new_file, open_source, output_errors, printable
 from .formats import Facts, Meta, log, sniff
-from .jpeg import decode_jpeg, encode_jpeg, scan_jpeg
+from .jpeg import JpegBlocks, decode_jpeg, encode_jpeg, luma_steps, scan_jpeg
 from .metadata import meta_for, tags_of, upright_meta
 from .png import decode_png, encode_png, scan_png
 from .symmetry import UPRIGHT, dihedral
@@ -72,6 +72,7 @@ class Picture:
     alpha: np.ndarray|None = None # (H, W) of the same type
     format: str = "png"           # "png", "jpeg", "tiff" or "webp"
     meta: Meta = field(default_factory=Meta) # place, time, lens, colour profile... and how the file was stored
+    blocks: JpegBlocks|None = None # in which `data` was compressed; None: not known, or never
     __repr__ = brief_repr
 
     @property
@@ -88,7 +89,7 @@ class Picture:
         if new.shape[:2] != self.data.shape[:2]:
             what = f"its {self.data.shape[:2]} pixels cannot be replaced by {new.shape[:2]}"
             raise ImageError("picture", what, "Keep height and width")
-        return dataclasses.replace(self, data=new)
+        return dataclasses.replace(self, data=new, blocks=None)
 
 # %% ../../nbs/io/12_images.ipynb #b80f9612
 class Codec(NamedTuple):
@@ -174,6 +175,13 @@ def _upright(a, facts, meta):
     return a, upright_meta(meta, a.shape[1::-1] if facts.orientation > 4 else None)
 
 # %% ../../nbs/io/12_images.ipynb #69907fd1
+def _blocks(facts, style, shape):
+    "`JpegBlocks` of an upright picture; lossy WebP rounds to no steps of its own"
+    if facts.format == "jpeg": steps = luma_steps(style.head)
+    else: steps = np.ones(64) if facts.format == "webp" and not facts.lossless else None
+    if steps is None: return None
+    return JpegBlocks(steps).turned(UPRIGHT[facts.orientation], shape)
+
 def read_image(
     src,                       # path, bytes or binary file
     max_pixels:int|None=None,  # largest picture that is decoded; None: the settings' limit (AGRI_CAE_MAX_PIXELS)
@@ -187,7 +195,8 @@ def read_image(
     _check_pixels(a, facts, where)
     n = facts.bands
     alpha = np.ascontiguousarray(a[..., n]) if a.shape[2] > n else None
-    return Picture(np.ascontiguousarray(a[..., :n]), alpha, facts.format, meta)
+    blocks = _blocks(facts, meta.style, a.shape[:2])
+    return Picture(np.ascontiguousarray(a[..., :n]), alpha, facts.format, meta, blocks)
 
 # %% ../../nbs/io/12_images.ipynb #8454fc9e
 def _drawable(image):

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['jpeg_segments', 'JpegStyle', 'jpeg_head', 'scan_jpeg', 'jpeg_pixels', 'decode_jpeg', 'jpeg_style', 'jpeg_body',
-           'encode_jpeg']
+           'luma_steps', 'JpegBlocks', 'encode_jpeg']
 
 # %% ../../nbs/io/06_jpeg.ipynb #1332fc53
 import io
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -179,6 +180,35 @@ def jpeg_body(
     data = out.getbuffer()
     assert data[2:4] == b"\xff\xe0"
     return data[4 + int.from_bytes(data[4:6], "big"):]
+
+# %% ../../nbs/io/06_jpeg.ipynb #7a3d28d4
+def luma_steps(
+    head:bytes,        # from `jpeg_head`
+)->np.ndarray|None:    # (64,) float64, row by row from low to high frequency; None: not known, or no luma of full size
+    "Quantisation steps of the first component, 8-bit units."
+    from PIL.JpegImagePlugin import JpegImageFile
+    try: im = JpegImageFile(io.BytesIO(head))
+    except Exception: return None   # `jpeg_style` tells why
+    _, across, down, table = im.layer[0]
+    full = all(across >= a and down >= d for _, a, d, _ in im.layer)
+    rgb = im.layer[0][0] == ord("R")
+    return np.array(im.quantization[table], np.float64) if full and not rgb and table in im.quantization else None
+
+class JpegBlocks(NamedTuple):
+    "The 8x8 blocks in which pixels were compressed."
+    steps: np.ndarray # (64,) steps of their waves, as `luma_steps` gives them; 1: whole numbers
+    top: int = 0      # rows above the first whole block
+    left: int = 0     # columns left of it
+
+    def turned(self,
+        k:int,       # a `Symmetry`
+        shape:tuple, # (height, width) of the turned picture
+    )->"JpegBlocks":
+        "The blocks after `dihedral(pixels, k)`."
+        steps = self.steps.reshape(8, 8).T.reshape(-1) if k & 4 else self.steps
+        first = (self.left, self.top) if k & 4 else (self.top, self.left)
+        top, left = ((n - at) % 8 if k & bit else at for n, at, bit in zip(shape, first, (1, 2), strict=True))
+        return JpegBlocks(steps, top, left)
 
 # %% ../../nbs/io/06_jpeg.ipynb #dd6b4610
 _LONGEST = 65533                        # bytes of a segment's payload
