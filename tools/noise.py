@@ -92,11 +92,11 @@ def gains(args):
     denoiser, rows = Denoiser.load(args.model, threads=args.threads), {}
     for form, sigma, p, clean in noisy_files(args):
         rows.setdefault((form, sigma), []).append(tried(denoiser, p, clean)[1:])
-    print("form   sigma  pictures | auto: strength  median   worst | strength 1: median   worst")
+    print("form   sigma  pictures | auto: strength  median   worst  lose > 0.1 dB | strength 1: median   worst")
     for (form, sigma), found in sorted(rows.items()):
         t, auto, full = np.array(found).T
         print(f"{form:5}  {sigma:5g}  {len(t):8} | {np.median(t):14.2f}  {np.median(auto):+6.2f}  {auto.min():+6.2f}"
-              f" | {np.median(full):+18.2f}  {full.min():+6.2f}", flush=True)
+              f"  {(auto < -.1).sum():13} | {np.median(full):+18.2f}  {full.min():+6.2f}", flush=True)
 
 
 def pairs(args):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOOR', 'NoiseLevel', 'hidden_sigma', 'is_noise', 'deciding', 'estimate_noise']
 
-# %% ../../nbs/noise/14_level.ipynb #ac5affd0
+# %% ../../nbs/noise/14_level.ipynb #ad968554
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from .dct import BANDS, band_weights, luma_noise
 from .estimate import estimate_sigma
 from .grid import find_blocks
 
-# %% ../../nbs/noise/14_level.ipynb #a7d3c630
+# %% ../../nbs/noise/14_level.ipynb #36b70c9d
 class NoiseLevel(NamedTuple):
     "The noise of a picture, and how it was found."
     sigma: float    # standard deviation in each band, 8-bit units
@@ -27,8 +27,8 @@ class NoiseLevel(NamedTuple):
         "Is the noise above what fine content could feign?"
         return self.sigma >= self.floor
 
-# %% ../../nbs/noise/14_level.ipynb #50391c5d
-FLOOR = .45   # of the mean step of the low band
+# %% ../../nbs/noise/14_level.ipynb #4a6d5b5c
+FLOOR = .4   # of the mean step of the low band
 
 def hidden_sigma(
     steps:np.ndarray, # (64,) of luma, as in `JpegBlocks`
@@ -37,7 +37,7 @@ def hidden_sigma(
     known = steps[BANDS[0].use & np.isfinite(steps)]
     return float(FLOOR * known.mean()) if len(known) and known.max() > 1 else 0.
 
-# %% ../../nbs/noise/14_level.ipynb #eded3b25
+# %% ../../nbs/noise/14_level.ipynb #9b2a9695
 _GROWTH, _TOGETHER = 1.3, 1.5   # of noise, at most
 
 def is_noise(
@@ -46,7 +46,7 @@ def is_noise(
     "Does a band look like noise rather than content?"
     return band is not None and band.growth < _GROWTH and band.together < _TOGETHER
 
-# %% ../../nbs/noise/14_level.ipynb #d941a823
+# %% ../../nbs/noise/14_level.ipynb #c9fd25bb
 def deciding(
     bands:list, # of `BandNoise`, from low to high
 ):              # one of them
@@ -72,7 +72,7 @@ def _plain(white, bands, weight):
         return NoiseLevel(min(high.sigma / weight, upper), "jpeg")   # the noise of colour was smoothed, luma's was not
     return NoiseLevel(white, "white", 3. if high.together > 2.5 else 0.)
 
-# %% ../../nbs/noise/14_level.ipynb #e4bcbb2b
+# %% ../../nbs/noise/14_level.ipynb #4b75872e
 def _one_band(image):
     "The first band where all are equal"
     if image.ndim < 3 or image.shape[2] == 1: return image
@@ -88,7 +88,7 @@ def estimate_noise(
 
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
     x = _one_band(np.asarray(image))
-    if x.ndim not in (2, 3): return NoiseLevel(estimate_sigma(x, value_range), "white")   # raises
+    if x.ndim not in (2, 3): estimate_sigma(x, value_range)   # raises
     if blocks is None: blocks = find_blocks(x)
     all_bands = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range)
     bands = [b for b in all_bands if b]
