@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'comb_scores', 'grid_scores', 'find_blocks']
 
-# %% ../../nbs/noise/13_grid.ipynb #67a6c7f6
+# %% ../../nbs/noise/13_grid.ipynb #f43889a8
 from functools import lru_cache
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ..io.jpeg import JpegBlocks
 from .dct import FREQUENCY, SIDE, band_weights, dct, luma_blocks
 
-# %% ../../nbs/noise/13_grid.ipynb #ac96fc2a
+# %% ../../nbs/noise/13_grid.ipynb #e3542d3d
 _BINS, _FINE, _ENOUGH = 512, 4, 30 # bins, of a quarter of a grey level; heights that are enough to tell
 STEPS = np.arange(2, 100)          # that are looked for, 8-bit units
 
@@ -35,8 +35,8 @@ def comb_scores(
     cosines, counted = (count @ t for t in _teeth())
     return np.where(counted >= _ENOUGH, cosines / np.maximum(counted, 1), 0).reshape(*shape, -1)
 
-# %% ../../nbs/noise/13_grid.ipynb #12eb09ce
-_SPOTS, _CLEAR = 900, .2   # looked at; how far the right place is above the middle one
+# %% ../../nbs/noise/13_grid.ipynb #0bdce88a
+_SPOTS, _CLEAR = 500, .2   # looked at; how far the right place is above the middle one
 _COARSE = (FREQUENCY >= 1) & (FREQUENCY <= 4)
 
 def _spots(image):
@@ -57,7 +57,7 @@ def grid_scores(
     heights = dct(np.ascontiguousarray(y).reshape(-1, SIDE * SIDE))[:, _COARSE]
     return comb_scores(heights.reshape(len(y), SIDE, SIDE, -1)).max(-1).mean(-1)
 
-# %% ../../nbs/noise/13_grid.ipynb #88b1b5cd
+# %% ../../nbs/noise/13_grid.ipynb #3c56b064
 def _step(scores, high):
     "Step of a wave by its scores; 1 without a comb, NaN when too few heights are high enough"
     if high < _ENOUGH: return np.nan

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLOOR', 'NoiseLevel', 'hidden_sigma', 'is_noise', 'deciding', 'estimate_noise']
 
-# %% ../../nbs/noise/14_level.ipynb #ad968554
+# %% ../../nbs/noise/14_level.ipynb #af2370d4
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +15,15 @@ from .dct import BANDS, band_weights, luma_noise
 from .estimate import estimate_sigma
 from .grid import find_blocks
 
-# %% ../../nbs/noise/14_level.ipynb #36b70c9d
+# %% ../../nbs/noise/14_level.ipynb #9d120ae0
 class NoiseLevel(NamedTuple):
     "The noise of a picture, and how it was found."
-    sigma: float    # standard deviation in each band, 8-bit units
-    kind: str       # "white": in all bands and frequencies; "jpeg": white before it was compressed; "camera": smoothed
-    floor: float=0. # below this, noise and fine content cannot be told apart in this file, 8-bit units
+    sigma: float       # standard deviation in each band, 8-bit units
+    kind: str          # "white": alike everywhere; "jpeg": white before it was compressed; "camera": smoothed
+    floor: float=0.    # what fine content could feign, 8-bit units
+    certain: bool=True # could no fine content look the same in this file?
 
-    @property
-    def certain(self)->bool:
-        "Is the noise above what fine content could feign?"
-        return self.sigma >= self.floor
-
-# %% ../../nbs/noise/14_level.ipynb #4a6d5b5c
+# %% ../../nbs/noise/14_level.ipynb #6ce93b9d
 FLOOR = .4   # of the mean step of the low band
 
 def hidden_sigma(
@@ -37,8 +33,8 @@ def hidden_sigma(
     known = steps[BANDS[0].use & np.isfinite(steps)]
     return float(FLOOR * known.mean()) if len(known) and known.max() > 1 else 0.
 
-# %% ../../nbs/noise/14_level.ipynb #9b2a9695
-_GROWTH, _TOGETHER = 1.3, 1.5   # of noise, at most
+# %% ../../nbs/noise/14_level.ipynb #826dad88
+_GROWTH, _TOGETHER = 1.5, 1.5   # of noise, at most
 
 def is_noise(
     band, # `BandNoise` or None
@@ -46,7 +42,7 @@ def is_noise(
     "Does a band look like noise rather than content?"
     return band is not None and band.growth < _GROWTH and band.together < _TOGETHER
 
-# %% ../../nbs/noise/14_level.ipynb #c9fd25bb
+# %% ../../nbs/noise/14_level.ipynb #77063ae8
 def deciding(
     bands:list, # of `BandNoise`, from low to high
 ):              # one of them
@@ -55,14 +51,11 @@ def deciding(
     agree = [b for b in bands if b.quiet.upper <= 1.3 * upper and b.quiet.sigma >= .6 * b.quiet.upper]
     return agree[-1] if agree else min(bands, key=lambda b: b.quiet.upper)
 
-def _doubt(band):
-    "What is added to the floor when the waves of the deciding band rise together"
-    return 5 * min(max(band.together - 1.25, 0), .6)
-
-def _compressed(bands, steps, weight):
-    "`NoiseLevel` of white noise in known blocks"
-    band = deciding(bands)
-    return NoiseLevel(band.sigma / weight, "jpeg", hidden_sigma(steps) + _doubt(band))
+def _decided(band, sigma, kind, steps):
+    "`NoiseLevel` by a band in known blocks: the floor is low where it is even, higher where its waves rise together"
+    hidden, together = hidden_sigma(steps), 5 * min(max(band.together - 1.25, 0), .6)
+    uneven = min(max((band.growth - 1) / .3, .2), 1)
+    return NoiseLevel(sigma, kind, hidden * uneven + together, sigma >= hidden + together)
 
 def _plain(white, bands, weight):
     "`NoiseLevel` without blocks; white: what `estimate_sigma` says"
@@ -70,9 +63,10 @@ def _plain(white, bands, weight):
     white = min(white, 1.15 * upper)   # white noise must show in luma, too
     if is_noise(high) and high.sigma / weight > 1.5 * white:
         return NoiseLevel(min(high.sigma / weight, upper), "jpeg")   # the noise of colour was smoothed, luma's was not
-    return NoiseLevel(white, "white", 3. if high.together > 2.5 else 0.)
+    floor = 3. if high.together > 2.5 else 0.
+    return NoiseLevel(white, "white", floor, white >= floor)
 
-# %% ../../nbs/noise/14_level.ipynb #4b75872e
+# %% ../../nbs/noise/14_level.ipynb #a9a49d2c
 def _one_band(image):
     "The first band where all are equal"
     if image.ndim < 3 or image.shape[2] == 1: return image
@@ -88,14 +82,14 @@ def estimate_noise(
 
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
     x = _one_band(np.asarray(image))
-    if x.ndim not in (2, 3): estimate_sigma(x, value_range)   # raises
-    if blocks is None: blocks = find_blocks(x)
-    all_bands = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range)
-    bands = [b for b in all_bands if b]
-    if not bands: return NoiseLevel(estimate_sigma(x, value_range), "white")
+    if blocks is None and x.ndim in (2, 3): blocks = find_blocks(x)
+    white = 0. if blocks else estimate_sigma(x, value_range)
+    low, *others = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range) or (None,)
+    bands = [b for b in (low, *others) if b]
+    if not bands: return NoiseLevel(white or estimate_sigma(x, value_range), "white")
     weight = float(np.linalg.norm(band_weights(1 if x.ndim == 2 else x.shape[2])))
-    if blocks: found = _compressed(bands, blocks.steps, weight)
-    else: found = _plain(estimate_sigma(x, value_range), bands, weight)
-    low = all_bands[0]
+    band = deciding(bands)
+    compressed = blocks and _decided(band, band.sigma / weight, "jpeg", blocks.steps)
+    found = compressed or _plain(white, bands, weight)
     if not is_noise(low) or low.sigma < 1.2 * found.sigma: return found
-    return NoiseLevel(low.sigma, "camera", hidden_sigma(blocks.steps) if blocks else 0.)
+    return _decided(low, low.sigma, "camera", blocks.steps) if blocks else NoiseLevel(low.sigma, "camera")
