@@ -6,7 +6,7 @@
 __all__ = ['SIDE', 'LUMA', 'FREQUENCY', 'SIGMAS', 'BANDS', 'band_weights', 'luma_blocks', 'dct', 'log_likelihood', 'Fit',
            'fit_sigma', 'Band', 'BandNoise', 'band_noise', 'luma_noise']
 
-# %% ../../nbs/noise/12_dct.ipynb #b8579097
+# %% ../../nbs/noise/12_dct.ipynb #c397f1e9
 from functools import lru_cache
 from math import erf, sqrt
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 
 from ..io.images import to_float
 
-# %% ../../nbs/noise/12_dct.ipynb #39338b64
+# %% ../../nbs/noise/12_dct.ipynb #d295379c
 SIDE = 8                              # of a block, pixels
 LUMA = np.float32([.299, .587, .114]) # share of red, green and blue (ITU-R BT.601)
 _SQUARE, _PIXELS = 4 * SIDE, 2_000_000
@@ -49,19 +49,20 @@ def luma_blocks(
     free = (y.min(1) > 2) & (y.max(1) < 253) if len(y) else np.zeros(0, bool)
     return y[free] if free.sum() >= 100 else y
 
-# %% ../../nbs/noise/12_dct.ipynb #a70767e0
+# %% ../../nbs/noise/12_dct.ipynb #02f23050
 _LINE = np.cos(np.outer(np.arange(SIDE), 2 * np.arange(SIDE) + 1) * np.pi / 16) / 2
 _LINE[0] /= sqrt(2)
 _WAVES = np.kron(_LINE, _LINE).astype(np.float32)                      # (64 waves, 64 pixels)
 FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).reshape(-1) # half periods in both directions
 
 def dct(
-    blocks:np.ndarray, # (N, 64), as `luma_blocks` gives them
-)->np.ndarray:         # (N, 64) float32, the same units
+    blocks:np.ndarray,  # (N, 64), as `luma_blocks` gives them
+    waves=slice(None),  # index or mask of those that are wanted
+)->np.ndarray:          # (N, waves) float32, the same units
     "Heights of the waves of each block."
-    return blocks @ _WAVES.T
+    return blocks @ _WAVES[waves].T
 
-# %% ../../nbs/noise/12_dct.ipynb #0c48d780
+# %% ../../nbs/noise/12_dct.ipynb #6cfcdc81
 _GRID = .02                                          # of the logarithm of sigma
 SIGMAS = np.exp(np.arange(np.log(.1), np.log(80), _GRID)) # what is tried, 8-bit units
 _LEVELS, _LEAST = 160, -8.                           # levels told apart, and the least logarithm of sigma over step
@@ -91,7 +92,7 @@ def log_likelihood(
         total += table[first:first + len(SIGMAS), :len(count)] @ count
     return total
 
-# %% ../../nbs/noise/12_dct.ipynb #ba0e4947
+# %% ../../nbs/noise/12_dct.ipynb #2650d46a
 class Fit(NamedTuple):
     "The sigma of white noise that fits best."
     sigma: float # 8-bit units
@@ -106,7 +107,7 @@ def fit_sigma(
     best = int(chance.argmax())
     return Fit(float(SIGMAS[best]), float(SIGMAS[np.nonzero(chance >= chance[best] - 2)[0][-1]]))
 
-# %% ../../nbs/noise/12_dct.ipynb #5146ce51
+# %% ../../nbs/noise/12_dct.ipynb #3840492d
 class Band(NamedTuple):
     "A band of frequencies."
     use: np.ndarray   # (64,) bool, waves that the estimate takes
@@ -120,7 +121,7 @@ BANDS = (Band(_between(3, 5), _between(1, 2) | _between(6, 7)), # from low to hi
 _QUIET, _BUSY = .05, (.15, .4) # shares of the blocks, by their height nearby
 _CONTENT = .35                 # variance of content in quiet blocks over that in busy ones
 
-# %% ../../nbs/noise/12_dct.ipynb #3eb647ab
+# %% ../../nbs/noise/12_dct.ipynb #7e21451b
 class BandNoise(NamedTuple):
     "Waves of a band of luma, 8-bit units."
     quiet: Fit      # of the quietest blocks
@@ -140,7 +141,7 @@ class BandNoise(NamedTuple):
         share = min(max((self.together - .8) / .8, 0), 1)
         return max(self.quiet.sigma**2 - share * content, 0)**.5
 
-# %% ../../nbs/noise/12_dct.ipynb #1bfdb61a
+# %% ../../nbs/noise/12_dct.ipynb #bff60198
 def _together(heights):
     "Variance of the energy of blocks over the sum of that of their waves"
     energy = heights**2
