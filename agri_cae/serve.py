@@ -47,10 +47,12 @@ log = logging.getLogger(__name__)
 OWN_ERROR = 2.  # of a network on nearly clean pictures, standard deviation, 8-bit units
 
 def auto_strength(
-    sigma:float, # noise of the picture as it is stored, 8-bit units
-)->float:        # 0 to 1, two decimals
+    sigma:float,    # noise of the picture as it is stored, 8-bit units
+    floor:float=0., # below which it is uncertain, as in `NoiseLevel`
+)->float:           # 0, or 0.1 to 1, two decimals
     "Strength for a picture whose noise is known."
-    return round(sigma**2 / (sigma**2 + OWN_ERROR**2), 2)
+    share = sigma**3 / (sigma**3 + (OWN_ERROR + floor)**3)
+    return round(share, 2) if share >= .1 else 0.
 
 # %% ../nbs/05_serve.ipynb #f1537385
 def _text(strength): return strength if strength == "auto" else f"{strength:g}"
@@ -190,7 +192,7 @@ class Denoiser(LoadedModel):
     def diagnose(self,
         image,            # an array as for a call, or a `Picture`
         measure=True,     # measure the noise, also where nothing needs it
-        **known,          # valid, nodata, alpha, force: as for `engines.diagnosis.diagnose`
+        **known,          # valid, nodata, blocks, alpha, force, sigma: as for `engines.diagnosis.diagnose`
     )->Diagnosis:
         "Look at a picture as a whole. Raises `ImageError` for what is no picture for this model."
         if isinstance(image, Picture):
@@ -201,7 +203,7 @@ class Denoiser(LoadedModel):
         return diagnose(np.asarray(image), self.card.channels, self.cfg.value_range, measure=measure, **known)
 
     def _diagnose_picture(self, picture, measure, known):
-        known = dict(valid=picture.valid, nodata=picture.nodata, alpha=False) | known
+        known = dict(valid=picture.valid, nodata=picture.nodata, blocks=picture.blocks, alpha=False) | known
         found = self.diagnose(picture.data, measure, **known)
         return dataclasses.replace(found, warnings=picture.warnings + found.warnings)
 
@@ -213,7 +215,7 @@ class Denoiser(LoadedModel):
         if found.left: return 0.
         if self.cfg.strength != "auto": return self.cfg.strength
         if group is not None:
-            if group.sigma is not None: return auto_strength(group.sigma)
+            if group.noise: return auto_strength(group.noise.sigma, group.noise.floor)
             log.info("a picture of shape %s is too small to tell its noise: strength 1", found.data.shape)
             return 1.
         each = [self.strength_for(found, g) for g in found.groups for _ in g.writes]
@@ -298,6 +300,8 @@ def _summary(denoiser, found):
     "What a result says of a picture"
     said = dict(model=denoiser.name, strength=denoiser.strength_for(found), range=[*found.span])
     if found.sigma is not None: said["sigma"] = round(found.sigma, 2)
+    noise = [g.noise for g in found.groups if g.noise]
+    if noise: said |= dict(kind=noise[0].kind, certain=all(n.certain for n in noise))
     if found.left: said["left"] = found.left
     return said | (dict(warnings=[*found.warnings]) if found.warnings else {})
 

@@ -60,6 +60,8 @@ class Estimate(BaseModel):
     exif: bool = Field(description="are there Exif tags?")
     gps: bool = Field(description="is there a position among them?")
     sigma: float = Field(description="standard deviation of the noise, 8-bit units")
+    kind: str = Field(description="how it was found: white, jpeg (white before it was compressed) or camera (smoothed)")
+    certain: bool = Field(description="false where fine content of this file could look the same")
     gain: float = Field(description="of the sensor, in linear light: what one electron adds, as a share of white")
     read: float = Field(description="standard deviation of the read noise, 8-bit units")
     strength: float = Field(description="what strength=auto would take")

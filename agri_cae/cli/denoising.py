@@ -315,13 +315,18 @@ def _estimate_one(path, value_range, as_json, bar):
     from agri_cae.config import ImageError
     from agri_cae.io.images import read_image
     from agri_cae.noise.estimate import estimate_sensor
+    from agri_cae.noise.level import estimate_noise
     bar.update(1)
-    try: e = estimate_sensor(read_image(path).data, value_range)
+    try:
+        picture = read_image(path)
+        noise = estimate_noise(picture.data, picture.blocks, value_range)
+        sensor = estimate_sensor(picture.data, value_range)
     except ImageError as e:
         log_line(ImageError(path, e.what, e.do))
         return False
-    found = dict(sigma=e.sigma, gain=e.gain, read=e.read)
-    text = f"{path}  " + "  ".join(f"{k} {v:.3g}" for k, v in found.items())
+    found = dict(sigma=noise.sigma, kind=noise.kind, certain=noise.certain, gain=sensor.gain, read=sensor.read)
+    doubt = "" if noise.certain else f", uncertain below {noise.floor:.3g}"
+    text = f"{path}  sigma {noise.sigma:.3g} ({noise.kind}{doubt})  gain {sensor.gain:.3g}  read {sensor.read:.3g}"
     with bar.external_write_mode():
         typer.echo(json.dumps(dict(source=str(path), **found)) if as_json else text)
     return True

@@ -16,7 +16,8 @@ from .bands import band_groups
 from .ranges import percentile_range, sampled, type_range, widen_for_noise
 from ..io.brief import brief_repr
 from ..io.validity import count_classes, is_alpha, outside_where, valid_where
-from ..noise.estimate import TooSmall, estimate_sigma
+from ..noise.estimate import TooSmall
+from ..noise.level import NoiseLevel, estimate_noise
 
 # %% ../../nbs/engines/07_diagnosis.ipynb #d23fbf93
 def as_bands(
@@ -45,7 +46,12 @@ class Group(NamedTuple):
     writes: tuple      # those of them that the output is for
     copies: tuple      # indices of other bands that are equal to the only one
     span: tuple        # (lo, hi): stored values that mean 0 and 1
-    sigma: float|None  # noise of the valid pixels, 8-bit units of this range; None: not measured, or too small to tell
+    noise: NoiseLevel|None # of the valid pixels, in this range; None: not measured, or too small to tell
+
+    @property
+    def sigma(self)->float|None:
+        "Standard deviation of the noise, 8-bit units of the range."
+        return self.noise and self.noise.sigma
 
     def of(self,
         array:np.ndarray|None, # (H, W), which is the same for all bands, or (H, W, bands); None stays None
@@ -56,24 +62,25 @@ class Group(NamedTuple):
         run = slice(first, last + 1)   # a view, where they are neighbours
         return array[..., run if last - first + 1 == len(self.bands) else [*self.bands]]
 
-def _sigma(data, span, valid):
-    "Noise in 8-bit units of a range, or None"
-    try: return estimate_sigma(data, span, valid)
+def _noise(data, span, valid, blocks):
+    "`NoiseLevel` in a range, or None"
+    try: return estimate_noise(data, blocks, span, valid)
     except TooSmall: return None
 
-def _group(data, valid, bands, value_range, measure):
+def _group(data, valid, bands, value_range, measure, blocks):
     "Range and noise of a `BandGroup`; what is seen as grey needs its noise for the grain"
     group = Group(*bands, value_range or type_range(data.dtype), None)
     part, known, span, found = group.of(data), group.of(valid), group.span, None
     if span is None:
         span = percentile_range(sampled(part, known))
         if span[0] < span[1]:
-            found = _sigma(part, span, known)
-            wider = widen_for_noise(span, found or 0)
-            found, span = found and found * (span[1] - span[0]) / (wider[1] - wider[0]), wider
+            found = _noise(part, span, known, blocks)
+            wider = widen_for_noise(span, found.sigma if found else 0)
+            share = (span[1] - span[0]) / (wider[1] - wider[0])
+            found, span = found and found._replace(sigma=found.sigma * share, floor=found.floor * share), wider
         else: span = span[0] - .5, span[1] + .5
-    elif measure: found = _sigma(part, span, known)
-    return group._replace(span=span, sigma=found)
+    elif measure: found = _noise(part, span, known, blocks)
+    return group._replace(span=span, noise=found)
 
 # %% ../../nbs/engines/07_diagnosis.ipynb #d9bf8ed6
 @dataclass(frozen=True, repr=False)
@@ -122,6 +129,7 @@ def diagnose(
     force:bool=False,            # also maps of classes
     measure:bool=True,           # measure the noise, too, where the range does not need it
     sigma:float|None=None,       # the noise where it is known, 8-bit units
+    blocks=None,                 # `Picture.blocks`, in which the pixels were compressed; None: they are looked for
 )->Diagnosis:
     "Look at a picture as a whole. Raises `ImageError` for what is no picture, or none for this model."
     data = as_bands(image)
@@ -133,7 +141,8 @@ def diagnose(
     left = _why_left(colours, known, force)
     groups = band_groups(colours, channels, known)
     if left: groups = [Group(*g, value_range or type_range(data.dtype) or (0., 1.), None) for g in groups]
-    else: groups = [_group(colours, known, g, value_range, sigma is None and (measure or len(g.bands) < channels))
-                   for g in groups]
-    if sigma is not None: groups = [g._replace(sigma=sigma) for g in groups]
+    else:
+        def wanted(g): return sigma is None and (measure or len(g.bands) < channels)
+        groups = [_group(colours, known, g, value_range, wanted(g), blocks) for g in groups]
+    if sigma is not None: groups = [g._replace(noise=NoiseLevel(sigma, "white")) for g in groups]
     return Diagnosis(colours, tuple(groups), known, nodata, left, _said(outside, nodata))

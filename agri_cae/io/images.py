@@ -28,7 +28,7 @@ from .files import new_file, open_source, output_errors, printable
 from .formats import SUCCESSORS, SUFFIXES, WRITTEN_AS, Facts, Meta, log, sniff
 from .geo import decode_map, encode_map, scan_map
 from .jp2 import decode_jp2, encode_jp2, scan_jp2
-from .jpeg import decode_jpeg, encode_jpeg, scan_jpeg
+from .jpeg import JpegBlocks, decode_jpeg, encode_jpeg, luma_steps, scan_jpeg
 from .metadata import fresh_meta, meta_for, provenance, tags_of, upright_meta
 from agri_cae.io.more_formats import (
     decode_bmp,
@@ -89,6 +89,7 @@ class Picture:
     meta: Meta = field(default_factory=Meta) # place, time, lens, colour profile... and how the file was stored
     valid: np.ndarray|None = None # (H, W) or (H, W, C) bool, True where a pixel is a measurement; None: everywhere
     nodata: tuple|None = None     # of each band a number or None: what a valid pixel must not become
+    blocks: JpegBlocks|None = None # in which `data` was compressed; None: not known, or never
     warnings: tuple = ()          # sentences for the user, without the file's name
     __repr__ = brief_repr
 
@@ -111,7 +112,7 @@ class Picture:
         if new.shape[:2] != self.data.shape[:2]:
             what = f"its {self.data.shape[:2]} pixels cannot be replaced by {new.shape[:2]}"
             raise ImageError("picture", what, "Keep height and width")
-        return dataclasses.replace(self, data=new)
+        return dataclasses.replace(self, data=new, blocks=None)
 
 # %% ../../nbs/io/12_images.ipynb #b80f9612
 class Codec(NamedTuple):
@@ -204,9 +205,16 @@ def upright(
         return b[..., 0] if a.ndim == 2 else b
     data, alpha, valid = map(turned, (picture.data, picture.alpha, picture.valid))
     meta = upright_meta(picture.meta, data.shape[1::-1] if turn > 4 else None)
-    return dataclasses.replace(picture, data=data, alpha=alpha, valid=valid, meta=meta)
+    blocks = picture.blocks and picture.blocks.turned(UPRIGHT[turn], data.shape[:2])
+    return dataclasses.replace(picture, data=data, alpha=alpha, valid=valid, blocks=blocks, meta=meta)
 
 # %% ../../nbs/io/12_images.ipynb #69907fd1
+def _blocks(facts, style):
+    "`JpegBlocks` of a picture as it is stored; lossy WebP rounds to no steps of its own"
+    if facts.format == "jpeg": steps = luma_steps(style.head)
+    else: steps = np.ones(64) if facts.format == "webp" and not facts.lossless else None
+    return None if steps is None else JpegBlocks(steps)
+
 def read_image(
     src,                       # path, bytes or binary file
     max_pixels:int|None=None,  # largest picture that is decoded; None: the settings' limit (AGRI_CAE_MAX_PIXELS)
@@ -226,7 +234,7 @@ def read_image(
         warnings += ("its last band is tagged as alpha, but holds a picture, so it is taken as a band",)
     colours, nodata = np.ascontiguousarray(a[..., :n]), _nodata(src, meta, n)
     valid = valid_where(colours, nodata, mask, alpha)
-    return Picture(colours, alpha, facts.format, fresh_meta(meta), valid, nodata, warnings)
+    return Picture(colours, alpha, facts.format, fresh_meta(meta), valid, nodata, _blocks(facts, meta.style), warnings)
 
 def _nodata(src, meta, bands):
     "The nodata value of each band, from the file and from beside it; None when there is none"

@@ -16,7 +16,8 @@ from ..engines.diagnosis import Diagnosis
 from ..io.colour import excess_green
 from ..io.images import to_float
 from ..io.validity import fill_nearest
-from ..noise.estimate import TooSmall, estimate_sigma
+from ..noise.estimate import TooSmall
+from ..noise.level import estimate_noise
 
 # %% ../../nbs/monitoring/00_statistics.ipynb #ac997dca
 STATISTICS = dict(   # name -> what it is
@@ -94,7 +95,7 @@ def picture_statistics(
     x = _first_bands(before)
     found, blocks = _colour_statistics(x, value_range), _blocks(x, value_range)
     with suppress(TooSmall):
-        found["sigma"] = estimate_sigma(x, value_range) if sigma is None else sigma
+        found["sigma"] = estimate_noise(x, None, value_range).sigma if sigma is None else sigma
     if after is not None:
         denoised = _blocks(_first_bands(after, x.shape[2]), value_range)
         found |= _residual_statistics(blocks - denoised, strength)

@@ -79,7 +79,7 @@ def estimate_sigma(
 )->float:                        # standard deviation, 8-bit units
     """Standard deviation of white noise that is alike in all bands (Chen, Zhu, Heng 2015).
 
-    Noise that a camera or JPEG has smoothed counts for less.
+    Noise that a camera or JPEG has smoothed counts for less: `agri_cae.noise.level` finds that, too.
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
     return 255 * _noise_variance(_patches(image, value_range, valid)) ** .5
 

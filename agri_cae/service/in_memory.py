@@ -18,6 +18,7 @@ from ..io.brief import brief_repr
 from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, upright, write_image
 from ..noise.estimate import estimate_sensor
+from ..noise.level import estimate_noise
 from ..serve import Denoiser, auto_strength, residual
 
 # %% ../../nbs/service/01_in_memory.ipynb #edbb3a5c
@@ -115,14 +116,16 @@ def describe(
     data:bytes,                   # an image file
     value_range:tuple|None=None,  # as in `to_float`
     max_pixels:int|None=None,     # as in `read_image`
-)->dict:                          # header facts; sigma and read (8-bit units), gain, and the strength of auto
+)->dict:                          # header facts; sigma and read (8-bit units), gain; kind, certain, strength of auto
     "Header and noise of a picture. Raises `ImageError`."
     picture = _named(read_image, data, max_pixels)
-    noise = _named(estimate_sensor, picture.data, value_range)
+    sensor = _named(estimate_sensor, picture.data, value_range)
+    noise = _named(estimate_noise, picture.data, picture.blocks, value_range)
     facts = inspect_bytes(data)
     kept = {k: getattr(facts, k) for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")}
-    return kept | dict(sigma=round(noise.sigma, 3), gain=round(noise.gain, 6), read=round(noise.read, 3),
-                       strength=auto_strength(noise.sigma))
+    return kept | dict(sigma=round(noise.sigma, 3), kind=noise.kind, certain=noise.certain,
+                       gain=round(sensor.gain, 6), read=round(sensor.read, 3),
+                       strength=auto_strength(noise.sigma, noise.floor))
 
 # %% ../../nbs/service/01_in_memory.ipynb #57193bea
 def denoise_batch(
