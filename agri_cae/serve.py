@@ -9,6 +9,7 @@ __all__ = ['log', 'OWN_ERROR', 'model_path', 'auto_strength', 'LoadedModel', 'De
 # %% ../nbs/05_serve.ipynb #1d18db7d
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,9 @@ from .engines.levels import keep_levels
 from .engines.ranges import type_range
 from .engines.runtimes import load_engine
 from .engines.tiles import spans, window
+from .io.formats import WRITTEN_AS
 from .io.images import Picture, copy_image, provenance_of, read_image, to_float, write_image
+from .io.sidecars import carried, plan_sidecars, remake_overviews
 from .io.validity import fill_nearest, says_nodata
 from .modelfiles.card import SUFFIX, Card, weights_path
 from .tracking.store import fetched_weights
@@ -286,14 +289,27 @@ def _make_parent(dst):
                           "Choose another place for the output") from None
 
 def _save(picture, src, dst, overwrite, provenance, unchanged=False):
-    "Write a picture that came from `src`; a PNG that is named .jpg stays one under the same suffix"
-    format, same = None, not _is_path(dst)
-    if _is_path(dst):
-        _make_parent(dst)
-        same = _is_path(src) and Path(src).suffix == Path(dst).suffix
-        format = picture.format if same else None
-    if unchanged and same: return copy_image(src, dst, overwrite)
-    write_image(picture, dst, format, overwrite, provenance)
+    """Write a picture that came from `src`, with the files beside it; gives warnings.
+
+    A PNG that is named .jpg stays one under the same suffix."""
+    if not _is_path(dst) or not _is_path(src):
+        format = None
+        if _is_path(dst): _make_parent(dst)
+        elif unchanged: return copy_image(src, dst, overwrite) or ()
+        write_image(picture, dst, format, overwrite, provenance)
+        return ()
+    _make_parent(dst)
+    same = Path(src).suffix == Path(dst).suffix
+    plan = plan_sidecars(src, dst, partial(_overviews, picture), not unchanged)
+    with carried(plan, overwrite):
+        if unchanged and same and picture.format not in WRITTEN_AS: copy_image(src, dst, overwrite)
+        else: write_image(picture, dst, picture.format if same else None, overwrite, provenance)
+    return tuple(plan.warnings)
+
+def _overviews(picture, old):
+    "The smaller copies beside a picture, made anew"
+    a = picture.data if picture.alpha is None else np.dstack([picture.data, picture.alpha])
+    return remake_overviews(old, a, picture.data.shape[2], picture.valid, picture.nodata)
 
 # %% ../nbs/05_serve.ipynb #dac781dd
 def _summary(denoiser, found):
@@ -303,7 +319,7 @@ def _summary(denoiser, found):
     noise = [g.noise for g in found.groups if g.noise]
     if noise: said |= dict(kind=noise[0].kind, certain=all(n.certain for n in noise))
     if found.left: said["left"] = found.left
-    return said | (dict(warnings=[*found.warnings]) if found.warnings else {})
+    return said
 
 def denoise_file(
     denoiser:Denoiser,      # the model
@@ -327,5 +343,5 @@ def denoise_file(
     except ImageError as e:
         raise type(e)(src if _is_path(src) else getattr(src, "name", "input"), e.what, e.do) from None
     mark = denoiser.provenance_for(strength) if strength else None
-    _save(picture, src, dst, overwrite, mark, unchanged=not strength)
-    return done
+    warnings = (*found.warnings, *_save(picture, src, dst, overwrite, mark, unchanged=not strength))
+    return done | dict(warnings=[*warnings]) if warnings else done

@@ -12,7 +12,7 @@ from agri_cae.modelfiles.names import model_names
 class ApiSettings(Settings):
     "Settings of the service. A part of `serve` is set like AGRI_CAE_SERVE__MODEL=base."
     model_config = SettingsConfigDict(env_nested_delimiter="__")
-    serve: ServeConfig = Field(ServeConfig(), description=
+    serve: ServeConfig = Field(ServeConfig(strength="auto"), description=
         "the model that answers when none is asked for, and how models run")
     models: tuple[str, ...] = Field((), description=
         'what may be asked for, as JSON: ["fast", "mine/potato.onnx"]; empty: the default model and all shipped ones')

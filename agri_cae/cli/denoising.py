@@ -66,7 +66,7 @@ _Model = Annotated[str | None, typer.Option(
          "of an .onnx or .keras file, or an MLflow URI.  [default: fast]")]
 _Strength = Annotated[str | None, typer.Option(
     help="0 returns the input, 1 the model's output; auto: by the noise of the picture, so that clean ones stay as "
-         "they are.  [default: 1]")]
+         "they are.  [default: auto]")]
 _Ensemble = Annotated[int | None, typer.Option(
     help="Average over 2, 4 or 8 mirrored and turned copies of the picture: it takes as many times as long and does "
          "a little better. 0: what the model does, 4 for best, 1 for others.  [default: 0]")]
@@ -85,7 +85,7 @@ def make_loader(
     server:str|None=None, # address of a service; None: this machine
 ):                        # function that gives a `Denoiser` or `Remote`
     "Check the options now; load the model when the first file needs it. Raises `ConfigError`."
-    fields = serve_config(**options).model_dump()
+    fields = serve_config(**dict(strength="auto") | options).model_dump()
     if server: return _remote_loader(server, options)
     def load():
         from agri_cae.serve import Denoiser

@@ -128,6 +128,6 @@ def denoise_folder(
 
     Raises `ConfigError` or `ImageError` when there is nothing to do, or an input would be lost."""
     todo = plan(str(source), None if target is None else str(target), in_place, follow_links)
-    def load(): return denoiser or Denoiser.load()
+    def load(): return denoiser or Denoiser.load(strength="auto")
     records = denoise_jobs(todo.jobs, load, overwrite, force, measure, several=Path(source).is_dir())
     return FolderResult([*records], todo.errors, todo.others, todo.links)

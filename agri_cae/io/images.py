@@ -342,7 +342,10 @@ def write_image(
     _check_fits(picture, format, where)
     meta = meta_for(picture.meta, format, picture.format == format, provenance)
     a = picture.data if picture.alpha is None else np.dstack([picture.data, picture.alpha])
-    colour = dict(bands=picture.data.shape[2], valid=picture.valid) if format == "tiff" else {}
+    bands = picture.data.shape[2]
+    old = meta.style
+    if format == "tiff" and old and (old.samples, old.bands) == (bands, bands - 1): bands -= 1   # as it was tagged
+    colour = dict(bands=bands, valid=picture.valid) if format == "tiff" else {}
     with _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as f:
         CODECS[format].encode(f, a, meta, **colour)
 
