@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from agri_cae.config import AgriCaeError, ImageError, OutputError
-from agri_cae.io.exif import fix_exif, pack_exif, read_exif
+from agri_cae.io.exif import note_exif, pack_exif, read_exif
 from agri_cae.io.formats import PICTURE_SUFFIXES, SUCCESSORS, SUFFIXES, Meta, sniff
 from agri_cae.io.images import CODECS, Picture, inspect_image, provenance_of, read_image, write_image
 from agri_cae.io.more_formats import note_of
@@ -278,6 +278,6 @@ def test_what_is_lost_is_said(format, caplog):
 def test_names_and_formats_fit():
     assert set(SUFFIXES.values()) <= set(CODECS) and set(SUFFIXES) <= PICTURE_SUFFIXES
     assert not set(SUFFIXES) & set(SUCCESSORS) and set(SUCCESSORS.values()) <= set(SUFFIXES)
-    assert note_of(Meta(exif=fix_exif(None, provenance="x"))) == "ProcessingSoftware: x"
+    assert note_of(Meta(exif=note_exif(None, "x"))) == "ProcessingSoftware: x"
     for a, format in ((RGB.astype("u2"), "bmp"), (RGB.astype("u2"), "avif"), (RGB.astype("u2"), "jp2")):
         with pytest.raises(AgriCaeError): written(Picture(a), format)
