@@ -22,6 +22,7 @@ from agri_cae.io.tifflayout import (
     inverted,
     nodata_of,
     peak,
+    segment_count,
 )
 
 # %% ../../nbs/io/08_tiffheader.ipynb #6bc9256d
@@ -172,6 +173,7 @@ _ELSEWHERE = frozenset([Tag.ExifIFD, Tag.GPSIFD, Tag.InteroperabilityIFD])   # t
 
 def _mask(f, tags, style):
     "The style of a mask, with its segments as stored. Raises `ValueError` when they are not there"
+    if not _is_whole(style): raise ValueError("parts of its mask are missing")
     end, stored, total = f.seek(0, 2), [], 0
     for at, size in zip(style.offsets, style.counts, strict=False):
         total += size
@@ -189,10 +191,15 @@ def _same_kind(copy, style):
     return shape and (copy.samples, copy.dtype, copy.bits) == (style.samples, style.dtype, style.bits)
 
 # %% ../../nbs/io/08_tiffheader.ipynb #1c75125f
+def _is_whole(style):
+    "Are there as many segments as belong to a page?"
+    try: return len(style.offsets) >= segment_count(style)
+    except ValueError: return False
+
 def _overview(copy, tags, style, masks):
     "The style of a smaller copy; what is coded in a way that is not read will be coded as the picture"
     kept = Tags(tags.order, {c: t for c, t in tags.items() if c not in LAYOUT | _ELSEWHERE})
-    if _other_values(tags, copy):
+    if _other_values(tags, copy) or not _is_whole(copy):
         copy = replace(style, size=copy.size, offsets=(), counts=(), subfile=copy.subfile)
     return replace(copy, tags=kept, mask=masks.get(copy.size))
 

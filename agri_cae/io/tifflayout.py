@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Compression', 'Photometric', 'first', 'Place', 'TiffStyle', 'alpha_at', 'segment_size', 'sample_order', 'peak',
-           'inverted', 'places', 'nodata_of']
+           'inverted', 'places', 'segment_count', 'nodata_of']
 
 # %% ../../nbs/io/24_tifflayout.ipynb #fef73307
 from contextlib import suppress
@@ -158,6 +158,19 @@ def places(
         for y in range(0, height, rows):
             for x in range(0, width, cols):
                 yield Place(plane, y, x, rows if style.tiled else min(rows, height - y), cols)
+
+# %% ../../nbs/io/24_tifflayout.ipynb #fc752d26
+_LEAST = 1 << 26   # values that tiles may always have together
+
+def segment_count(
+    style:TiffStyle, # how a picture is stored
+)->int:              # segments that belong to it. Raises `ValueError` when they are far larger than it
+    "The number of strips or tiles of a picture."
+    (width, height), (cols, rows) = style.size, segment_size(style)
+    count = style.planes * -(-height // rows) * -(-width // cols)
+    if style.tiled and count * cols * rows > max(16 * style.planes * width * height, _LEAST):
+        raise ValueError(f"its tiles of {cols} x {rows} pixels are larger than the picture")
+    return count
 
 # %% ../../nbs/io/24_tifflayout.ipynb #04c5f6da
 def nodata_of(

@@ -21,17 +21,13 @@ from agri_cae.io.tifflayout import (
     peak,
     places,
     sample_order,
-    segment_size,
+    segment_count,
 )
 
 # %% ../../nbs/io/25_tiffpixels.ipynb #25a7bd6b
 def _checked_places(style, parts):
     "The places of all segments. Raises `ValueError` when tiles are huge or segments are missing."
-    (width, height), (cols, rows) = style.size, segment_size(style)
-    count = style.planes * -(-height // rows) * -(-width // cols)
-    if style.tiled and count * cols * rows > max(16 * style.planes * width * height, 1 << 26):
-        raise ValueError(f"its tiles of {cols} x {rows} pixels are larger than the picture")
-    if parts < count: raise ValueError("parts of the image are missing")
+    if parts < segment_count(style): raise ValueError("parts of the image are missing")
     return list(places(style))
 
 # %% ../../nbs/io/25_tiffpixels.ipynb #7a644679

@@ -498,3 +498,18 @@ def test_small_files_that_ask_for_much():
     nan = struct.pack("<H", 1) + struct.pack("<HHIf", 256, 11, 1, np.nan) + bytes(4)
     with pytest.raises(ValueError, match="holds no number"):
         scan_tiff(io.BytesIO(b"II*\0\x08\0\0\0" + nan))
+
+
+def test_overviews_with_impossible_tiles_take_the_layout_of_the_picture():
+    f = io.BytesIO()
+    with tifffile.TiffWriter(f) as t:
+        how = dict(photometric="minisblack", metadata=None, tile=(16, 16))
+        t.write(np.zeros((32, 32), "uint8"), **how)
+        t.write(np.zeros((16, 16), "uint8"), subfiletype=1, **how)
+    with tiff(f) as t:
+        at = t.pages[1].tags[322].offset
+    data = bytearray(f.getvalue())
+    data[at + 2 : at + 12] = struct.pack("<HII", 4, 1, 1 << 28)  # the tile's width
+    _, meta, _, _, out = again(io.BytesIO(data))
+    assert meta.style.overviews[0].tile == (16, 16)
+    assert [p[:2] for p in pages(out)] == [(0, (32, 32)), (1, (16, 16))]
