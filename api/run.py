@@ -58,7 +58,7 @@ def run_service(
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     log.info("open http://%s:%d", shown, listener.getsockname()[1])
     common = dict(log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, lifespan="on",
-                  timeout_worker_healthcheck=60, timeout_graceful_shutdown=round(settings.seconds_to_end))
+                  timeout_graceful_shutdown=round(settings.seconds_to_end))
     if workers: _watch(workers, listener, common)
     else: _run(listener, common)
 
@@ -90,12 +90,17 @@ def _run(listener, common):
     uvicorn.Server(uvicorn.Config(app, **common)).run([listener])
 
 
+_START = 60   # seconds that a process may take to load its models
+
+
 class _Processes(Multiprocess):
     "Replaces its processes at SIGHUP, and says so"
     def handle_hup(self):
         log.info("SIGHUP: the processes are replaced one by one")
-        before = [p.pid for p in self.processes]
+        before, usual = [p.pid for p in self.processes], self.config.timeout_worker_healthcheck
+        self.config.timeout_worker_healthcheck = _START   # while the others serve, a new one may take its time
         super().handle_hup()
+        self.config.timeout_worker_healthcheck = usual
         left = {p.pid for p in self.processes}.intersection(before)
         if not left: log.info("the processes are replaced")
         elif not self.should_exit.is_set():

@@ -49,7 +49,7 @@ _Paths = Annotated[list[str], typer.Argument(
                                 "standard output. Several inputs want a folder. By default NAME_denoised beside the "
                                 "input.")]
 _Overwrite = Annotated[bool, typer.Option(
-    "--overwrite", help="Replace outputs that exist; otherwise they are skipped.")]
+    "--overwrite", help="Replace results that exist; otherwise they are skipped. Other pictures are never replaced.")]
 _InPlace = Annotated[bool, typer.Option("--in-place", help="Replace the inputs.")]
 _Force = Annotated[bool, typer.Option("--force", help="Also denoise what was denoised before.")]
 _FollowLinks = Annotated[bool, typer.Option(

@@ -26,6 +26,7 @@ class GateConfig(Entity):
                                                     "below minus this, dB")
     slice_pictures: int = Field(8, ge=2, description="slices of fewer pictures are too small to judge; such groups "
                                                      "are judged together, as others")
+    below_input: float = Field(0., ge=0, description="how far below its noisy input a noise level may come out, dB")
     worst_loss: float = Field(1., ge=0, description="loss that any single picture may have, dB")
     side: int = Field(512, ge=0, description="of each picture the central crop of this side counts, pixels; 0: all "
                                              "of it")
@@ -59,12 +60,12 @@ def _no_worse(found, tolerance):
     met = found[TEST].low >= -tolerance
     return met, f"{'no' if met else 'may be'} worse on the {TEST}: {found[TEST]}"
 
-def _helps(comparison):
+def _helps(comparison, below):
     "Whether the challenger leaves no noise level worse than it came"
     name = comparison.models[0]
     noisy = [s for s in slices(comparison) if s.kind in ("whole", "level") and s.noisy < 45]
     bad = [f"{s.name} ({s.domain}) {s.psnr[name]:.2f} dB, noisy {s.noisy:.2f}"
-           for s in noisy if s.psnr[name] < s.noisy]
+           for s in noisy if s.psnr[name] < s.noisy - below]
     if bad: return False, f"makes pictures worse than they came: {'; '.join(bad)}"
     return True, "no noise level is worse than it came"
 
@@ -83,7 +84,7 @@ def judge(
     "Better on the new pictures, no worse on the old ones, and in no slice or picture much worse?"
     cfg = cfg or GateConfig()
     means = _means(comparison, cfg)
-    checks = (*means, _helps(comparison),
+    checks = (*means, _helps(comparison, cfg.below_input),
               slices_kept(slices(comparison), cfg.slice_loss, cfg.slice_pictures, sure=True),
               worst_kept(comparison, Limits(worst_loss=cfg.worst_loss)))
     bad = [text for met, text in checks if not met]
