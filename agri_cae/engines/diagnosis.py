@@ -119,6 +119,7 @@ def _said(outside, nodata):
     return (f"{outside.mean():.0%} of the picture at its border are black or white throughout; "
             "they are taken as outside and left as they are",)
 
+# %% ../../nbs/engines/07_diagnosis.ipynb #2d3e32f1
 def diagnose(
     image:np.ndarray,            # (H, W) or (H, W, bands) as stored
     channels:int=3,              # bands of the model
@@ -134,15 +135,18 @@ def diagnose(
     "Look at a picture as a whole. Raises `ImageError` for what is no picture, or none for this model."
     data = as_bands(image)
     bands = data.shape[2]
-    if alpha is None: alpha = bands in (2, 4) and bands != channels and is_alpha(data[..., -1])
+    if alpha is None:
+        alpha = bands in (2, 4) and bands != channels and is_alpha(data[..., -1])
     colours, opacity = (data[..., :-1], data[..., -1]) if alpha else (data, None)
     outside = outside_where(colours)
     known = valid_where(colours, nodata, valid, opacity, outside)
     left = _why_left(colours, known, force)
     groups = band_groups(colours, channels, known)
-    if left: groups = [Group(*g, value_range or type_range(data.dtype) or (0., 1.), None) for g in groups]
+    if left:
+        groups = [Group(*g, value_range or type_range(data.dtype) or (0., 1.), None) for g in groups]
     else:
         def wanted(g): return sigma is None and (measure or len(g.bands) < channels)
         groups = [_group(colours, known, g, value_range, wanted(g), blocks) for g in groups]
-    if sigma is not None: groups = [g._replace(noise=NoiseLevel(sigma, "white")) for g in groups]
+    if sigma is not None:
+        groups = [g._replace(noise=NoiseLevel(sigma, "white")) for g in groups]
     return Diagnosis(colours, tuple(groups), known, nodata, left, _said(outside, nodata))

@@ -31,7 +31,8 @@ def sampled(
     part = data[::step, ::step]
     if valid is None: return part.reshape(-1).astype(np.float64)
     known = np.broadcast_to(valid[::step, ::step].reshape(*part.shape[:2], -1), part.shape)
-    if not known.any(): part, known = data, np.broadcast_to(valid.reshape(*data.shape[:2], -1), data.shape)
+    if not known.any():   # few are, so all are looked at
+        part, known = data, np.broadcast_to(valid.reshape(*data.shape[:2], -1), data.shape)
     return part[known].astype(np.float64)
 
 # %% ../../nbs/engines/06_ranges.ipynb #20de991a

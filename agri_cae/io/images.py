@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError, OutputError, need, settings
-from . import formats
+from . import formats, more_formats as more
 from .avif import decode_avif, encode_avif, scan_avif
 from .brief import brief_repr
 from .exif import orientation
@@ -30,16 +30,6 @@ from .geo import decode_map, encode_map, scan_map
 from .jp2 import decode_jp2, encode_jp2, scan_jp2
 from .jpeg import JpegBlocks, decode_jpeg, encode_jpeg, luma_steps, scan_jpeg
 from .metadata import fresh_meta, meta_for, provenance, tags_of, upright_meta
-from agri_cae.io.more_formats import (
-    decode_bmp,
-    decode_gif,
-    decode_pnm,
-    encode_bmp,
-    encode_pnm,
-    scan_bmp,
-    scan_gif,
-    scan_pnm,
-)
 from .png import decode_png, encode_png, scan_png
 from .raw import decode_raw, is_raw, scan_raw
 from .sidecars import has_world_file, mask_beside, nodata_beside
@@ -133,10 +123,10 @@ CODECS = dict(
                ("bool", *(f"{k}{b}" for k in ("uint", "int") for b in (8, 16, 32)), "float16", "float32", "float64"),
                bands=16),
     avif=Codec(scan_avif, decode_avif, encode_avif, ("uint8",), longest=65535),
-    bmp=Codec(scan_bmp, decode_bmp, encode_bmp, ("uint8",)),
-    gif=Codec(scan_gif, decode_gif, None, ()),       # not written: see `agri_cae.io.formats.WRITTEN_AS`
+    bmp=Codec(more.scan_bmp, more.decode_bmp, more.encode_bmp, ("uint8",)),
+    gif=Codec(more.scan_gif, more.decode_gif, None, ()),       # not written: see `agri_cae.io.formats.WRITTEN_AS`
     jp2=Codec(scan_jp2, decode_jp2, encode_jp2, ("uint8", "uint16")),
-    pnm=Codec(scan_pnm, decode_pnm, encode_pnm, ("uint8", "uint16"), alpha=False),
+    pnm=Codec(more.scan_pnm, more.decode_pnm, more.encode_pnm, ("uint8", "uint16"), alpha=False),
     raw=Codec(scan_raw, decode_raw, None, ()))
 
 # %% ../../nbs/io/12_images.ipynb #9f5759d9
@@ -246,9 +236,11 @@ def _nodata(src, meta, bands):
 def _stored_mask(f, src, facts, meta):
     "(H, W) or (H, W, bands) bool from masks in the file and beside it, or None"
     masks = [decode_validity(f, meta.style) if facts.format == "tiff" else None]
-    if isinstance(src, str | Path): masks.append(mask_beside(src, (facts.height, facts.width)))
+    if isinstance(src, str | Path):
+        masks.append(mask_beside(src, (facts.height, facts.width)))
     masks = [m if m.ndim == 2 or m.shape[2] > 1 else m[..., 0] for m in masks if m is not None]
-    if len(masks) < 2 or masks[0].ndim == masks[1].ndim: return np.logical_and.reduce(masks) if masks else None
+    if not masks: return None
+    if masks[0].ndim == masks[-1].ndim: return np.logical_and.reduce(masks)
     return np.logical_and(*(m if m.ndim == 3 else m[..., None] for m in masks))
 
 # %% ../../nbs/io/12_images.ipynb #8454fc9e
@@ -344,11 +336,13 @@ def write_image(
     a = picture.data if picture.alpha is None else np.dstack([picture.data, picture.alpha])
     bands = picture.data.shape[2]
     old = meta.style
-    if format == "tiff" and old and (old.samples, old.bands) == (bands, bands - 1): bands -= 1   # as it was tagged
+    if format == "tiff" and old and (old.samples, old.bands) == (bands, bands - 1):
+        bands -= 1   # as it was tagged
     colour = dict(bands=bands, valid=picture.valid) if format == "tiff" else {}
     with _stream(dst, where) if hasattr(dst, "write") else new_file(dst, overwrite) as f:
         CODECS[format].encode(f, a, meta, **colour)
 
+# %% ../../nbs/io/12_images.ipynb #bd1a0943
 def copy_image(
     src,                  # path, bytes or binary file
     dst,                  # path, or binary file

@@ -53,7 +53,8 @@ def _border_region(flat):
     if flat.sum() < least: return None
     count, labels = cv2.connectedComponents(flat.view(np.uint8), connectivity=4)
     at_border = np.zeros(count, bool)
-    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]): at_border[side] = True
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        at_border[side] = True
     at_border[0] = False   # what is not flat
     region = at_border[labels]
     return region if region.sum() >= least else None

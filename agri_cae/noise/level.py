@@ -83,7 +83,8 @@ def estimate_noise(
 
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
     x = _one_band(np.asarray(image))
-    if valid is not None: return NoiseLevel(estimate_sigma(image, value_range, valid), "white")
+    if valid is not None:
+        return NoiseLevel(estimate_sigma(image, value_range, valid), "white")
     if blocks is None and x.ndim in (2, 3): blocks = find_blocks(x)
     white = 0. if blocks else estimate_sigma(x, value_range)
     low, *others = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range) or (None,)
