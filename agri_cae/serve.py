@@ -121,7 +121,9 @@ def _denoise_tile(d, tile, span, strength, noise):
     y = from_batch(d.engine(np.ascontiguousarray(to_batch(inside, d.card.channels, noise), np.float32)), x.shape[2])
     if strength < 1: y = inside + np.float32(strength) * (y - inside)
     y = (y + (x - inside)) * x.dtype.type(hi - lo) + x.dtype.type(lo)
-    if tile.dtype.kind == "f": return y.astype(tile.dtype)
+    if tile.dtype.kind == "f":
+        with np.errstate(over="ignore"):   # of float16; `_restore` clips it
+            return y.astype(tile.dtype)
     info = np.iinfo(tile.dtype)
     return np.clip(np.rint(y), info.min, info.max).astype(tile.dtype)
 
@@ -339,6 +341,8 @@ def denoise_file(
 
     What needs no denoising comes back byte for byte: at strength 0, or when it is left as it is.
     Raises `ImageError` (names the file) or `OutputError`; `dst` appears whole or not at all."""
+    name = src if _is_path(src) else getattr(src, "name", "input")
+    if hasattr(src, "read"): src = src.read()   # what needs no denoising is copied
     picture = read_image(src)
     try:
         if not force: _refuse_second_pass(picture)
@@ -346,7 +350,7 @@ def denoise_file(
         done, strength = _summary(denoiser, found), denoiser.strength_for(found)
         if strength: picture = denoiser.denoise_picture(picture, force, progress, found)
     except ImageError as e:
-        raise type(e)(src if _is_path(src) else getattr(src, "name", "input"), e.what, e.do) from None
+        raise type(e)(name, e.what, e.do) from None
     mark = denoiser.provenance_for(strength) if strength else None
     warnings = (*found.warnings, *_save(picture, src, dst, overwrite, mark, unchanged=not strength))
     return done | dict(warnings=[*warnings]) if warnings else done

@@ -48,50 +48,63 @@ def band_groups(
     data:np.ndarray,             # (H, W, bands) as stored, without alpha
     channels:int,                # bands of the model
     valid:np.ndarray|None=None,  # (H, W) or (H, W, bands) bool; None: all are valid
-)->list:                         # of `BandGroup`; they write each band once
+)->list:                         # of `BandGroup`; they write once each band that has a valid pixel
     "Which bands go together. Raises `ImageError` when the picture does not fit the model."
     bands = data.shape[2]
     if channels not in (1, 3, bands):
         raise ImageError(f"array of shape {data.shape}", f"is no picture for a model of {channels} bands",
                          f"Give (height, width, {channels}), or take another model")
     together = channels if bands == channels else 3 if channels == 3 and bands == 4 else 0
-    if together and _equal_bands(data, 0, together): together = 0
+    alive = _measured_bands(valid, bands)
+    if not {*range(together)} <= {*alive} or _equal_bands(data, valid, 0, together):
+        together = 0
     first = [BandGroup((*range(together),), (*range(together),))] if together else []
-    copies = _equal_bands(data, together, bands)
+    copies = _equal_bands(data, valid, together, bands)
     known = {i for same in copies.values() for i in same}
-    like = _correlations(data, valid) if channels == 3 and bands > 3 else np.eye(bands)
+    like = _correlations(data, valid, alive) if channels == 3 and bands > 3 else np.eye(bands)
     def group(i):
         if copies.get(i): return BandGroup((i,), (i,), copies[i])
         partners = sorted(np.argsort(-like[i], kind="stable")[1:3].tolist())
         if min(like[i, partners], default=0) < _ALIKE: return BandGroup((i,), (i,))
         return BandGroup((*sorted([i, *partners]),), (i,))
-    return first + [group(i) for i in range(together, bands) if i not in known]
+    return first + [group(i) for i in alive if i >= together and i not in known]
 
 # %% ../../nbs/engines/02_bands.ipynb #5d915d3a
-def _correlations(data, valid):
+def _measured_bands(valid, bands):
+    "Indices of the bands that have a valid pixel; all, when none has"
+    if valid is None or valid.ndim == 2: return [*range(bands)]
+    return np.flatnonzero(valid.any((0, 1))).tolist() or [*range(bands)]
+
+def _correlations(data, valid, alive):
     "(bands, bands), 0 for a constant band and between equal ones, which cannot help each other"
     step = max(1, int((data.shape[0] * data.shape[1] / 2**16) ** .5))
-    values = data[::step, ::step].reshape(-1, data.shape[2]).astype(np.float64)
+    values = data[::step, ::step, alive].reshape(-1, len(alive)).astype(np.float64)
     ok = np.isfinite(values).all(1)
     if valid is not None:
-        known = valid[::step, ::step].reshape(len(values), -1).all(1)
-        ok &= known
-    if ok.sum() < 2: return np.eye(data.shape[2])
-    with np.errstate(all="ignore"): like = np.nan_to_num(np.corrcoef(values[ok].T))
+        known = valid[::step, ::step] if valid.ndim == 2 else valid[::step, ::step, alive].all(2)
+        ok &= known.reshape(-1)
+    like = np.eye(data.shape[2])
+    if ok.sum() < 2: return like
+    with np.errstate(all="ignore"):
+        like[np.ix_(alive, alive)] = np.nan_to_num(np.corrcoef(values[ok].T))
     like[like > 1 - 1e-9] = 0
     np.fill_diagonal(like, 2)   # first among those that are like itself
     return like
 
-def _equal_bands(data, start, stop):
-    "Index of a band -> indices of those behind it that are equal"
+def _equal_bands(data, valid, start, stop):
+    "Index of a band -> indices of those behind it that are equal, and equally valid"
     found, taken = {}, set()
     for i in range(start, stop):
-        same = () if i in taken else tuple(j for j in range(i + 1, stop) if _equal(data[..., i], data[..., j]))
+        same = () if i in taken else tuple(j for j in range(i + 1, stop) if _equal(data, valid, i, j))
         taken.update(same)
         if same: found[i] = same
     return found
 
-def _equal(a, b): return np.array_equal(a[::16, ::16], b[::16, ::16], True) and np.array_equal(a, b, True)
+def _equal(data, valid, i, j):
+    a, b = data[..., i], data[..., j]
+    if not (np.array_equal(a[::16, ::16], b[::16, ::16], True) and np.array_equal(a, b, True)):
+        return False
+    return valid is None or valid.ndim == 2 or np.array_equal(valid[..., i], valid[..., j])
 
 # %% ../../nbs/engines/02_bands.ipynb #fdf51b6a
 def to_batch(

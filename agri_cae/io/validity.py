@@ -26,7 +26,8 @@ def says_nodata(
         return band == band.dtype.type(value) if fits else None
     if np.isnan(value): return np.isnan(band)
     if abs(value) >= _HUGE: return np.sign(value) * band >= _HUGE
-    return np.abs(band - value) <= 1e-6 * abs(value)
+    with np.errstate(over="ignore"):   # of float16
+        return np.abs(band - value) <= 1e-6 * abs(value)
 
 def _not_finite(data): return ~np.isfinite(data) if data.dtype.kind == "f" else None
 
