@@ -149,7 +149,10 @@ def test_grey_gains_too(photo):
     noisy = np.clip(awgn(clean, 25, 0), 0, 1)
     grey = gain(from_float(noisy, np.uint8), clean)
     assert grey > photo[2] - 2
-    assert gain(from_float(noisy, np.uint16), clean) == pytest.approx(grey, abs=0.1)
+    # 16 bits do not say what white is: their own percentiles are the range, in which the noise looks different
+    assert gain(from_float(noisy, np.uint16), clean) == pytest.approx(grey, abs=0.4)
+    full = Denoiser.load("fast", value_range=(0, 65535))(from_float(noisy, np.uint16))
+    assert psnr(to_float(full), clean) - psnr(noisy, clean) == pytest.approx(grey, abs=0.1)
     d, x = Denoiser.load("fast"), from_float(noisy, np.uint8)
     assert (d(x[..., None])[..., 0] == d(x)).all()
     # the grain belongs to the place, not to the tile

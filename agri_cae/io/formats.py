@@ -141,6 +141,7 @@ class Box(NamedTuple):
     at: int      # where it begins
     start: int   # where its content begins
     end: int     # where both end
+    __repr__ = brief_repr
 
 def walk_boxes(
     f,             # seekable binary file

@@ -180,6 +180,7 @@ class JpegBlocks(NamedTuple):
     steps: np.ndarray # (64,) steps of their waves, as `luma_steps` gives them; 1: whole numbers
     top: int = 0      # rows above the first whole block
     left: int = 0     # columns left of it
+    __repr__ = brief_repr
 
     def turned(self,
         k:int,       # a `Symmetry`

@@ -6,7 +6,6 @@
 __all__ = ['says_nodata', 'outside_where', 'valid_where', 'fill_nearest', 'is_alpha', 'count_classes']
 
 # %% ../../nbs/io/15_validity.ipynb #e1cccfb0
-import cv2
 import numpy as np
 
 
@@ -50,6 +49,8 @@ def _all_bands_are(data, value):
 
 def _border_region(flat):
     "The parts of a mask (H, W) that touch the border, or None when they are small"
+    import cv2
+
     least = max(1, _LEAST * flat.size)
     if flat.sum() < least: return None
     count, labels = cv2.connectedComponents(flat.view(np.uint8), connectivity=4)
@@ -97,6 +98,8 @@ def fill_nearest(
 
 def _from_nearest(data, valid):
     "(H, W) or (H, W, bands), with one mask (H, W)"
+    import cv2
+
     if valid.all(): return data.copy()
     labels = cv2.distanceTransformWithLabels(
         (~valid).view(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..io.brief import brief_repr
 from ..io.images import to_float
 
 # %% ../../nbs/noise/12_dct.ipynb #d295379c
@@ -112,6 +113,7 @@ class Band(NamedTuple):
     "A band of frequencies."
     use: np.ndarray   # (64,) bool, waves that the estimate takes
     quiet: np.ndarray # (64,) bool, waves that tell quiet blocks
+    __repr__ = brief_repr
 
 def _between(lo, hi): return (lo <= FREQUENCY) & (hi >= FREQUENCY)
 

@@ -138,7 +138,8 @@ def test_no_silent_loss(tmp_path):
         (f4, "a.jpg", "float32"),
         (rgba, "a.jpg", "alpha"),
         (Picture(np.zeros((4, 20000, 3), "u1")), "a.webp", "too many"),
-        (Picture(np.zeros((4, 4, 5), "u1")), "a.tif", "5 bands"),
+        (Picture(np.zeros((4, 4, 17), "u1")), "a.tif", "17 bands"),
+        (Picture(np.zeros((4, 4, 5), "u1")), "a.png", "5 bands"),
         (Picture(GRADIENT, GRADIENT[:9, :, 0]), "a.png", "alpha"),
     ):
         with pytest.raises(OutputError, match=text):
