@@ -52,8 +52,8 @@ def on_terminal(*args, until=None):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
 
 
-def call(*args, rc=0):
-    "The same in this process, which spares a second a run"
+def in_process(*args):
+    "The same in this process, which spares a second a run: exit code, standard output and error"
     out, err = (
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=e, write_through=True)
         for e in ("strict", "backslashreplace")
@@ -66,8 +66,13 @@ def call(*args, rc=0):
         pytest.raises(SystemExit) as e,
     ):
         main()
-    out, err = (f.buffer.getvalue().decode("utf-8", "surrogateescape") for f in (out, err))
-    assert (e.value.code or 0) == rc, (e.value.code, out[-500:], err[-2000:])
+    return e.value.code or 0, *(f.buffer.getvalue().decode("utf-8", "surrogateescape") for f in (out, err))
+
+
+def call(*args, rc=0):
+    "Run the command in this process; its exit code must be `rc`"
+    code, out, err = in_process(*args)
+    assert code == rc, (code, out[-500:], err[-2000:])
     return SimpleNamespace(stdout=out, stderr=err)
 
 

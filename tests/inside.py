@@ -18,7 +18,7 @@ SMALL = encode(Picture(np.random.default_rng(0).integers(80, 160, (64, 80, 3), n
 @contextmanager
 def service(box, **cfg):
     "A client of a service with a tiny model and these settings"
-    settings = ApiSettings(serve=ServeConfig(model=box), models=(box,), **dict(monitor=False) | cfg)
+    settings = ApiSettings(models=(box,), **dict(serve=ServeConfig(model=box), monitor=False) | cfg)
     with TestClient(create_app(settings), raise_server_exceptions=False) as c: yield c
 
 

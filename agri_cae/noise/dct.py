@@ -28,7 +28,7 @@ def band_weights(
     return LUMA if bands == 3 else np.full(bands, 1 / bands, np.float32)
 
 def _spread(image, top, left):
-    "(N, 32, 32, bands) squares of a picture, evenly spread, as stored"
+    "(N, 32, 32, bands) squares of a picture or a mask, evenly spread, as stored"
     x = np.atleast_3d(image)[top:, left:]
     rows, cols = (n // _SQUARE for n in x.shape[:2])
     x = x[:rows * _SQUARE, :cols * _SQUARE].reshape(rows, _SQUARE, cols, _SQUARE, x.shape[2])
@@ -37,16 +37,25 @@ def _spread(image, top, left):
     across = max(1, int(np.ceil(excess / down)))
     return x[down // 2::down, :, across // 2::across].swapaxes(1, 2).reshape(-1, _SQUARE, _SQUARE, x.shape[4])
 
+def _blocks(squares):
+    "(N, 64) of squares (n, 32, 32, ...)"
+    return squares.reshape(-1, 4, SIDE, 4, SIDE).swapaxes(2, 3).reshape(-1, SIDE * SIDE)
+
 def luma_blocks(
     image:np.ndarray,            # (H, W) or (H, W, bands) as stored
     top:int=0,                   # rows above the first whole block
     left:int=0,                  # columns left of it
     value_range:tuple|None=None, # stored values that mean 0 and 1, as in `to_float`
+    valid:np.ndarray|None=None,  # (H, W) or (H, W, bands), True where a pixel is valid; None: all are
 )->np.ndarray:                   # (N, 64) float32, 8-bit units; N is 0 below 32x32 pixels
-    "Luma of 8x8 blocks, without those that touch black or white where enough others remain."
+    """Luma of 8x8 blocks in which all is valid.
+
+    Those that touch black or white are left out, where enough others remain."""
     x = _spread(image, top, left)
-    y = to_float(x, value_range) @ (255 * band_weights(x.shape[-1]))
-    y = y.reshape(-1, 4, SIDE, 4, SIDE).swapaxes(2, 3).reshape(-1, SIDE * SIDE)
+    y = _blocks(to_float(x, value_range) @ (255 * band_weights(x.shape[-1])))
+    if valid is not None:
+        whole = _spread(valid if valid.ndim == 2 else valid.all(2), top, left)
+        y = y[_blocks(whole).all(1)]
     free = (y.min(1) > 2) & (y.max(1) < 253) if len(y) else np.zeros(0, bool)
     return y[free] if free.sum() >= 100 else y
 
@@ -129,6 +138,7 @@ class BandNoise(NamedTuple):
     quiet: Fit      # of the quietest blocks
     busy: Fit       # of others
     together: float # variance of block energies over that of independent waves: 1 in noise, more in content
+    blocks: int     # of the picture, among which they are
 
     @property
     def growth(self): # 1 in noise, more in content
@@ -161,7 +171,7 @@ def band_noise(
     n = len(order)
     quiet = levels[order[:max(int(_QUIET * n), 60)]][:, use]
     busy = levels[order[int(_BUSY[0] * n):int(_BUSY[1] * n):3]][:, use]
-    return BandNoise(fit_sigma(quiet, steps[use]), fit_sigma(busy, steps[use]), _together(quiet * steps[use]))
+    return BandNoise(fit_sigma(quiet, steps[use]), fit_sigma(busy, steps[use]), _together(quiet * steps[use]), n)
 
 def luma_noise(
     image:np.ndarray,            # (H, W) or (H, W, bands) as stored
@@ -169,9 +179,10 @@ def luma_noise(
     top:int=0,                   # rows above the first whole block
     left:int=0,                  # columns left of it
     value_range:tuple|None=None, # as in `to_float`
+    valid:np.ndarray|None=None,  # as for `luma_blocks`
 )->list:                         # a `BandNoise` or None for each of `BANDS`; empty below 100 blocks
     "What the waves of luma say, from low to high frequency."
-    heights = dct(luma_blocks(image, top, left, value_range))
+    heights = dct(luma_blocks(image, top, left, value_range, valid))
     if len(heights) < 100: return []
     levels = np.rint(heights / steps.astype(np.float32))
     return [band_noise(levels, steps, b) for b in BANDS]

@@ -67,6 +67,12 @@ def _plain(white, bands, weight):
     return NoiseLevel(white, "white", floor, white >= floor)
 
 # %% ../../nbs/noise/14_level.ipynb #a9a49d2c
+_ENOUGH = 1000   # blocks, to tell smoothed noise from content
+
+def _is_camera(low, sigma):
+    "Is it smoothed noise that makes the low band higher than sigma?"
+    return is_noise(low) and low.blocks >= _ENOUGH and low.sigma >= 1.2 * sigma
+
 def _one_band(image):
     "The first band where all are equal"
     if image.ndim < 3 or image.shape[2] == 1: return image
@@ -83,16 +89,17 @@ def estimate_noise(
 
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
     x = _one_band(np.asarray(image))
-    if valid is not None:
-        return NoiseLevel(estimate_sigma(image, value_range, valid), "white")
+    if valid is not None and valid.ndim > x.ndim:
+        valid = valid.all(2)
     if blocks is None and x.ndim in (2, 3): blocks = find_blocks(x)
-    white = 0. if blocks else estimate_sigma(x, value_range)
-    low, *others = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range) or (None,)
+    white = 0. if blocks else estimate_sigma(x, value_range, valid)
+    low, *others = luma_noise(x, *(blocks or JpegBlocks(np.ones(64))), value_range, valid) or (None,)
     bands = [b for b in (low, *others) if b]
-    if not bands: return NoiseLevel(white or estimate_sigma(x, value_range), "white")
+    if not bands:
+        return NoiseLevel(white or estimate_sigma(x, value_range, valid), "white")
     weight = float(np.linalg.norm(band_weights(1 if x.ndim == 2 else x.shape[2])))
     band = deciding(bands)
     compressed = blocks and _decided(band, band.sigma / weight, "jpeg", blocks.steps)
     found = compressed or _plain(white, bands, weight)
-    if not is_noise(low) or low.sigma < 1.2 * found.sigma: return found
+    if not _is_camera(low, found.sigma): return found
     return _decided(low, low.sigma, "camera", blocks.steps) if blocks else NoiseLevel(low.sigma, "camera")
