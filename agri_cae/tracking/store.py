@@ -231,7 +231,7 @@ def _throne_is_empty(mlflow, uri):
 
 def _first_champion(engine):
     "The weights of the shipped model that stands in for a champion"
-    log.warning("no version of %s is the champion: the shipped %s is", MODEL, FIRST)
+    log.info("no version of %s is the champion: the shipped %s is", MODEL, FIRST)
     return weights_path(weights_path(FIRST).with_suffix(SUFFIX[engine or "onnx"]))
 
 # %% ../../nbs/tracking/01_store.ipynb #0bb0bbef
