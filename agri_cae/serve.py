@@ -27,6 +27,7 @@ from .io.images import Picture, copy_image, provenance_of, read_image, to_float,
 from .io.sidecars import carried, plan_sidecars, remake_overviews
 from .io.validity import fill_nearest, says_nodata
 from .modelfiles.card import SUFFIX, Card, weights_path
+from .tracking.logs import option
 from .tracking.store import fetched_weights
 
 # %% ../nbs/05_serve.ipynb #d2bb0c6e
@@ -185,7 +186,8 @@ def _refuse_second_pass(picture):
     "Raise `DenoisedBefore` for a picture that carries our mark"
     mark = provenance_of(picture) or ""
     if mark.startswith("agri_cae "):
-        raise DenoisedBefore("picture", f"was denoised before ({mark})", "Use --force (force=True) to do it again")
+        again = f"Use {option('force', 'True')} to do it again"
+        raise DenoisedBefore("picture", f"was denoised before ({mark})", again)
 
 # %% ../nbs/05_serve.ipynb #b272e7bb
 class LookingModel(LoadedModel):

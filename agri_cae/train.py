@@ -28,7 +28,7 @@ from .io.brief import brief_repr
 from .io.files import write_text
 from .modelfiles.card import Card, git_commit, read_card
 from .monitoring.profile import keep_profile
-from .tracking.logs import run_context
+from .tracking.logs import option, run_context
 from .tracking.runs import is_unfinished, log_model_file, log_models, log_results, tracked
 from .tracking.store import answering
 
@@ -154,6 +154,8 @@ def train(
         return _train(_Run(cfg, folder, pictures, commit, progress), track, run_id, tuple(callbacks))
 
 # %% ../nbs/03_train.ipynb #e1233ee1
+def _constant(): return option("schedule", "'constant'", "--set schedule=constant")
+
 def newest_run()->Path: # its folder
     """The most recent run at a constant rate, of all under AGRI_CAE_HOME.
 
@@ -162,7 +164,7 @@ def newest_run()->Path: # its folder
     found = [p for p in runs if TrainConfig.from_yaml(p / "config.yaml").schedule == "constant"]
     if not found:
         raise ConfigError(home(), "holds no run at a constant rate",
-                          "Train one with --set schedule=constant, or name its folder with --run")
+                          f"Train one with {_constant()}, or name its folder with {option('run')}")
     return max(found, key=lambda p: (p / "checkpoint.npz").stat().st_mtime)
 
 # %% ../nbs/03_train.ipynb #361d9613
@@ -192,7 +194,7 @@ def _constant_run(run):
     cfg, state = TrainConfig.from_yaml(run / "config.yaml"), State().peek(run / "checkpoint.npz")
     if cfg.schedule != "constant":
         raise ConfigError(run, f"is a run whose rate follows {cfg.schedule}, so it ends by itself",
-                          "Branch off a run with --set schedule=constant")
+                          f"Branch off a run with {_constant()}")
     return cfg, state
 
 # %% ../nbs/03_train.ipynb #6319ce0e

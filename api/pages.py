@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from agri_cae.config import ServeConfig
 from agri_cae.io.images import SAMPLES, sample
+from agri_cae.monitoring.log import MonitorConfig
 
 from .problems import Problem
 from .settings import ApiSettings
@@ -30,8 +31,9 @@ def settings_table()->str: # rows of HTML
     "All settings of the service, as the page shows them."
     own = {k: f for k, f in ApiSettings.model_fields.items() if k != "serve"}
     nested = {f"serve__{k}": f for k, f in ServeConfig.model_fields.items()}
+    monitor = {f"monitor_{k}": f for k, f in MonitorConfig.model_fields.items()}
     return "".join(fill(SETTING, name=f"AGRI_CAE_{k.upper()}", text=f.description, default=f.default)
-                   for k, f in (own | nested).items())
+                   for k, f in (own | nested | monitor).items())
 
 
 def _hashes(text, tag):

@@ -6,7 +6,7 @@ import uuid
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from agri_cae.tracking.logs import run_context
+from agri_cae.tracking.logs import door, run_context
 
 from .problems import answer
 
@@ -54,7 +54,7 @@ class Shell:
             await send(message)
 
         INSIDE.inc()
-        with run_context(run_id=rid):
+        with run_context(run_id=rid), door("http"):
             try: await self.app(scope, receive, sending)
             except Exception as e:
                 log.exception("unexpected")

@@ -29,13 +29,14 @@ def slice_table(
     domain:str,             # one of its domains
     limits:Limits=STANDARD, # for the level at which clean pictures are cut
     judged=None,            # function that says in a word what is thought of a `Slice`; it gets a column
+    least:int=1,            # as for `slices`
 )->str:                     # Markdown
     "Absolute PSNR of all models beside the gain, slice by slice."
     new, old = comparison.models[:2]
     rows = [[s.title, s.pictures, f"{s.noisy:.2f}", *(f"{v:.2f}" for v in s.psnr.values()),
              f"{s.gain:+.2f} ({s.low:+.2f} to {s.high:+.2f})", f"{s.p5:+.2f}", f"{s.worst:+.2f}",
              *([judged(s)] if judged else [])]
-            for s in slices(comparison, limits) if s.domain == domain]
+            for s in slices(comparison, limits, least) if s.domain == domain]
     header = ["PSNR dB", "pictures", "noisy", *comparison.models, f"{new} - {old}", "5 % below",
               "worst picture", *(["verdict"] if judged else [])]
     return markdown_table(header, rows)
@@ -81,10 +82,11 @@ def comparison_report(
     return "\n\n".join([title, verdict_text(comparison, limits), *sections]) + "\n"
 
 # %% ../../nbs/benchmark/16_comparison.ipynb #e42dd528
+def _too_few(s, least): return s.kind != "whole" and s.pictures < least
+
 def _colour(s, limits, least):
     "Green: all of the interval is a gain. Red: all of it is a loss beyond the limit. Grey: decides nothing"
-    judged = s.kind == "whole" or s.pictures >= least
-    if s.domain not in DECIDING or not judged: return "grey"
+    if s.domain not in DECIDING or _too_few(s, least): return "grey"
     if s.low > 0: return "C2"
     return "C3" if s.high < -limits.slice_loss else "C0"
 
@@ -98,7 +100,8 @@ def _slice_panel(ax, domain, some, limits, least):
     ax.axvline(0, color="black", lw=.8)
     ax.axvline(-limits.slice_loss, color="C3", lw=.8, ls="--")
     ax.grid(axis="x", alpha=.3)
-    ax.set_yticks(range(len(some)), [f"{s.title} ({s.pictures})" for s in some], fontsize=8)
+    names = [f"{s.title}{': too few to judge' * _too_few(s, least)} ({s.pictures})" for s in some]
+    ax.set_yticks(range(len(some)), names, fontsize=8)
     ax.set_ylim(len(some) - .4, -.6)
     ax.set_title(DECIDING.get(domain, f"{domain}: beside it, decides nothing"), fontsize=9, loc="left")
 
@@ -109,7 +112,7 @@ def plot_slices(
     least:int=1,            # slices of fewer pictures are not judged
 ):                          # a matplotlib figure
     "Gain slice by slice, a panel for each domain. Raises `ConfigError` without matplotlib."
-    plt, found = need("matplotlib.pyplot"), slices(comparison, limits)
+    plt, found = need("matplotlib.pyplot"), slices(comparison, limits, least)
     panels = {d: [s for s in found if s.domain == d] for d in dict.fromkeys(s.domain for s in found)}
     heights = [len(some) + 2.5 for some in panels.values()]
     fig, axes = plt.subplots(len(panels), 1, figsize=(9, .2 * sum(heights)), dpi=70, squeeze=False,

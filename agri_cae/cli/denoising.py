@@ -124,7 +124,7 @@ def _check_one(job, overwrite, as_json):
 # %% ../../nbs/cli/01_denoising.ipynb #0baf728f
 def _done_before(source):
     from agri_cae.config import ImageError
-    from agri_cae.io.images import was_denoised
+    from agri_cae.flights.jobs import was_denoised
     try: return source != "-" and was_denoised(source)
     except ImageError: return False   # the run will say why
 
@@ -186,26 +186,42 @@ class _Bar:
 def _run_plan(todo, load, overwrite, force, as_json, quiet, several):
     "Denoise and print; gives the exit code"
     from agri_cae.flights.folder import FolderResult, denoise_jobs, error_record
+    from agri_cae.io.files import DiskFull
     for e in todo.errors: print_record(error_record(e), as_json)
     done = FolderResult([], todo.errors, todo.others, todo.links)
+    anew = "--overwrite" * overwrite or "--force" * force
     try:
         with _Bar(todo.jobs, quiet) as bar:
             for record in denoise_jobs(todo.jobs, load, overwrite, force, as_json, bar.tile, several):
                 done.records.append(record)
                 bar.file(record)
                 print_record(record, as_json, quiet)
+    except DiskFull as e: raise _stopped_by_disk(todo, done, e, anew, as_json) from None
     except KeyboardInterrupt:
-        _say_stopped(done, len(todo.jobs), "--overwrite" * overwrite or "--force" * force)
+        _say_stopped(done, len(todo.jobs), anew)
         return 130
     _sum_up(done)
     return 1 if done.count("failed") or todo.errors else 0
 
-def _say_stopped(done, files, anew):
+# %% ../../nbs/cli/01_denoising.ipynb #ab03c549
+def _so_far(done, files, anew):
     "What is done, and how to go on; anew: the option with which the command would begin from the start"
+    how, ready = "The same command", done.count("done") + done.count("skipped")
+    if anew: how = f"Without {anew} the same command"
+    return f"{ready} of {files} files are denoised, {done.count('failed')} failed", f"{how} goes on with the others"
+
+def _say_stopped(done, files, anew):
     if files == 1: return log.warning("stopped: nothing was written")
-    how = f"Without {anew} the same command" if anew else "The same command"
-    log.warning("stopped: %d of %d files are denoised, %d failed. %s goes on with the others",
-                done.count("done") + done.count("skipped"), files, done.count("failed"), how)
+    log.warning("stopped: %s. %s", *_so_far(done, files, anew))
+
+def _stopped_by_disk(todo, done, e, anew, as_json):
+    "The one error that ends the run; the file that it met has a record"
+    from agri_cae.flights.folder import make_record
+    record = make_record(todo.jobs[len(done.records)], "failed", str(e))
+    if as_json: typer.echo(json.dumps(record))
+    if len(todo.jobs) == 1: return e
+    so_far, how = _so_far(done, len(todo.jobs), anew)
+    return type(e)(e.where, f"{e.what}; {so_far}", f"{e.do}. {how}")
 
 def _sum_up(done):
     if len(done.records) == 1 and not done.others: return
@@ -248,16 +264,6 @@ def denoise_command(
         raise typer.Exit(_run_plan(todo, load, overwrite, force, as_json, quiet, not one))
     if not server: _check_model(options)
     raise typer.Exit(_show_plan(todo, overwrite, force, as_json))
-
-# %% ../../nbs/cli/01_denoising.ipynb #8f717912
-def _plan(paths, in_place):
-    "What is to be done, and whether it is for one file that was named"
-    from agri_cae.flights.jobs import plan, plan_several
-    *sources, target = paths if len(paths) > 1 and not in_place else [*paths, None]
-    if len(sources) > 1: return plan_several(sources, target, in_place), False
-    source = sources[0]
-    one = source == "-" or (os.path.lexists(source) and not os.path.isdir(source))
-    return plan(source, target, in_place), one
 
 # %% ../../nbs/cli/01_denoising.ipynb #f02eec25
 def _plan(paths, in_place, follow_links):

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from .common import QuietOption, extra, set_quiet
+from .common import QuietOption, extra, set_quiet, warn_of_unknown
 from .denoising import denoise_command, estimate_command
 from .models import compare_command, models_app, retrain_command, ui_command
 from .monitor import monitor_app
@@ -51,11 +51,14 @@ _Debug = Annotated[bool, typer.Option("--debug", help="Log everything, with trac
 
 @app.callback()
 def start(
+    context: typer.Context,         # of the command
     version: _PrintVersion = False, # print it and end
     debug: _Debug = False,          # log everything
 ):
-    from agri_cae.tracking.logs import setup_logging
+    from agri_cae.tracking.logs import door, setup_logging
+    context.with_resource(door("cli"))
     setup_logging("DEBUG" if debug else None)
+    warn_of_unknown()
 
 # %% ../../nbs/cli/09_main.ipynb #05e62cab
 _Out = Annotated[Path, typer.Argument(help="Folder for the results; what an earlier demo wrote there is replaced.")]
@@ -91,7 +94,7 @@ def report_error(
     from agri_cae.config import AgriCaeError, ConfigError, ModelError
     from agri_cae.tracking.logs import one_line
     if isinstance(e, AgriCaeError):
-        text, code = one_line(e).replace(" (force=True)", ""), 2 if isinstance(e, ConfigError | ModelError) else 1
+        text, code = one_line(e), 2 if isinstance(e, ConfigError | ModelError) else 1
     elif isinstance(e, OSError):
         text, code = one_line(f"{e.filename or 'system'}: {e.strerror or e}."), 1
     else: raise e

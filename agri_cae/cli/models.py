@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['models_app', 'compare_command', 'compared_pictures', 'why_wait', 'gate_limits', 'retrain_command', 'models_list',
-           'models_show', 'models_diff', 'models_promote', 'models_rollback', 'ui_command']
+           'models_add', 'models_show', 'models_diff', 'models_promote', 'models_rollback', 'ui_command']
 
 # %% ../../nbs/cli/03_models.ipynb #db31ecd1
 import json
@@ -96,7 +96,8 @@ _Test = Annotated[str, typer.Option(
     help="Folder of the fixed test pictures. By default the samples in the package.")]
 _Params = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY=VALUE", help="A parameter of the training, such as minutes=30; may be repeated.")]
-_Margin = Annotated[float, typer.Option(help="Least gain on the held-back new pictures, dB.")]
+_Margin = Annotated[float | None, typer.Option(
+    help="Least gain on the held-back new pictures, dB.  [default: 0.05]")]
 _Limits = Annotated[list[str] | None, typer.Option(
     "--limit", metavar="KEY=VALUE", help="What the gate allows: tolerance, slice_loss or worst_loss (dB), "
     "slice_pictures, side (pixels); may be repeated.")]
@@ -121,14 +122,14 @@ def why_wait(
 
 # %% ../../nbs/cli/03_models.ipynb #6181ec6c
 def gate_limits(
-    margin:float,          # of the option, dB
+    margin:float|None=None,# of the option, dB
     limits:list|None=None, # KEY=VALUE
-)->dict:                   # all fields of `agri_cae.lifecycle.judging.GateConfig`
+)->dict:                   # those fields of `agri_cae.lifecycle.judging.GateConfig` that are given
     "What the gate asks. Raises `ConfigError` for what it does not know."
     from agri_cae.config import ConfigError
     from agri_cae.lifecycle.judging import GateConfig
-    given = parse_sets(limits, "--limit", "slice_pictures")
-    try: return GateConfig(**dict(margin=margin) | given).model_dump()
+    given = ({} if margin is None else dict(margin=margin)) | parse_sets(limits, "--limit", "slice_pictures")
+    try: return GateConfig(**given).model_dump(exclude_unset=True)
     except ConfigError as e: raise usage_error("--margin or --limit", e.what, e.do) from None
 
 # %% ../../nbs/cli/03_models.ipynb #3fe432f2
@@ -137,7 +138,7 @@ def retrain_command(
     store: _Store = "",         # folder of old pictures
     test: _Test = "",           # folder of test pictures
     sets: _Params = None,       # parameters of the training
-    margin: _Margin = .05,      # dB
+    margin: _Margin = None,     # dB
     limits: _Limits = None,     # of the gate
     at_least: _AtLeast = 0,     # files
     alert: _Alert = None,       # file to wait for
@@ -180,16 +181,38 @@ def _registry():
 def models_list(
     as_json: json_option("As JSON.") = False, # list of objects instead of table
 ):
-    "All versions, newest first."
-    from agri_cae.measures.tables import markdown_table
+    """All versions, newest first, and what became of each. Versions are promoted, promoted anyway, refused or rolled
+    back, and the reason is kept. While none is the champion, the shipped fast is."""
     found = _registry().list_versions()
-    if as_json: typer.echo(json.dumps(found))
-    elif not found:
-        typer.echo("No version is registered: agri-cae sweep and agri-cae retrain do that.")
-    else:
-        typer.echo(markdown_table(found[0], [r.values() for r in found]))
+    typer.echo(json.dumps(found) if as_json else _versions_table(found))
+
+def _versions_table(found):
+    "Long reasons are cut; --json has them whole"
+    from textwrap import shorten
+
+    from agri_cae.measures.tables import markdown_table
+    rows = [[shorten(v, 72, placeholder="...") if isinstance(v, str) else v for v in r.values()] for r in found]
+    table = markdown_table(found[0], rows, dict(val_psnr=".3f"), aligned=True)
+    if [r["state"] for r in found] != ["shipped"]: return table
+    return f"{table}\n\nNo version is registered: agri-cae sweep, retrain and models add do that."
 
 # %% ../../nbs/cli/03_models.ipynb #ddb44996
+_Trained = Annotated[str, typer.Argument(
+    metavar="MODEL", help="What agri-cae train made: its output folder, or its .onnx or .keras file; or a shipped "
+                          "name.")]
+_Origin = Annotated[str, typer.Option("--reason", help="Kept as a tag of the version.")]
+
+@models_app.command("add")
+def models_add(
+    model: _Trained,           # folder, file or name
+    reason: _Origin = "added", # kept as a tag
+):
+    """Make a trained model a version, the challenger. It may be the output folder of agri-cae train, or its .onnx or
+    .keras file. The same weights are always the same version."""
+    version = _registry().add_version(model, reason).version
+    typer.echo(f"version {version} is the challenger. To lead it through the gate: agri-cae models promote")
+
+# %% ../../nbs/cli/03_models.ipynb #6c1d3599
 @models_app.command("show")
 def models_show(
     version: _Version = "challenger", # number or alias
@@ -209,7 +232,7 @@ def models_diff(
 
 # %% ../../nbs/cli/03_models.ipynb #02bd4e97
 _Data = Annotated[str, typer.Option(help="Folder of the test pictures. By default the samples in the package.")]
-_Gain = Annotated[float, typer.Option(help="Least gain over the champion, dB.")]
+_Gain = Annotated[float | None, typer.Option(help="Least gain over the champion, dB.  [default: 0.05]")]
 _Anyway = Annotated[bool, typer.Option("--anyway", help="Promote it, whatever the gate says or has said.")]
 _Why = Annotated[str, typer.Option("--reason", help="Why it is promoted anyway; kept as a tag.")]
 _GateOut = Annotated[str, typer.Option("--out", help="Folder for a report with all scores, slices and pictures.")]
@@ -219,7 +242,7 @@ _GateOut = Annotated[str, typer.Option("--out", help="Folder for a report with a
 def models_promote(
     version: _Version = "challenger", # number or alias
     data: _Data = "",                 # folder
-    margin: _Gain = .05,              # dB
+    margin: _Gain = None,             # dB
     limits: _Limits = None,           # of the gate
     out: _GateOut = "",               # folder of the report
     anyway: _Anyway = False,          # whatever the gate says
@@ -227,15 +250,18 @@ def models_promote(
     quiet: QuietOption = False,       # errors only
 ):
     """Make a version the champion if it is better. Exit code 1 when it is not, or was refused before. Where there is
-    no champion yet, the shipped fast is the one to beat."""
+    no champion yet, the shipped fast is the one to beat. --anyway compares nothing, unless --data, --out, --margin or
+    --limit ask for it: then it says what the gate thinks, and promotes all the same."""
     from agri_cae.config import EvalConfig
     set_quiet(quiet)
     if anyway != bool(reason.strip()):
         raise usage_error("--anyway", "and --reason belong together", 'Write: --anyway --reason "why"')
     with extra("train"):
         from agri_cae.lifecycle.gate import promote
-    result = promote(version, EvalConfig(folder=data), not quiet, reason, out, **gate_limits(margin, limits))
-    typer.echo(("promoted: " if result.promote else "not promoted: ") + result.reason)
+    cfg = EvalConfig(folder=data) if data else None
+    result = promote(version, cfg, not quiet, reason, out, **gate_limits(margin, limits))
+    typer.echo(f"{result.verdict}: {result.reason}")
+    if result.overruled: typer.echo(f"against it: {result.overruled}")
     if result.comparison: typer.echo(_gate_text(result, out))
     raise typer.Exit(0 if result.promote else 1)
 
@@ -253,8 +279,9 @@ _Reason = Annotated[str, typer.Option(help="Kept as a tag of the version that go
 def models_rollback(
     reason: _Reason = "rolled back", # kept as a tag
 ):
-    "Make the champion before the present one champion again."
-    typer.echo(f"version {_registry().rollback(reason)} is the champion again")
+    "Make the champion before the present one champion again. Before the first one that was the shipped fast."
+    back = _registry().rollback(reason)
+    typer.echo(f"{'version ' if back.isdigit() else 'the shipped '}{back} is the champion again")
 
 # %% ../../nbs/cli/03_models.ipynb #3f1e0fd3
 _Host = Annotated[str, typer.Option(help="Address to listen on.")]

@@ -22,6 +22,7 @@ from agri_cae.cli.common import (
     check_folder,
     extra,
     json_option,
+    log_line,
     parse_numbers,
     parse_sets,
     set_quiet,
@@ -121,6 +122,7 @@ def train_command(
     result = dict(weights=str(done.weights), score=done.score, run_id=done.run_id)
     if as_json: typer.echo(json.dumps(result))
     elif not quiet: typer.echo(done.weights)
+    log_line(f"to make it a version, the challenger: agri-cae models add {done.weights.parent}", "INFO")
 
 # %% ../../nbs/cli/02_training.ipynb #e0b49560
 def _train(cfg, values, out, decay, of, track, progress):
@@ -227,16 +229,20 @@ def sweep_command(
 
 # %% ../../nbs/cli/02_training.ipynb #c7826fb1
 def _sweep_json(done):
-    return json.dumps(dict(folder=str(done.folder), run_id=done.parent, version=done.version,
-                           leaderboard=done.leaderboard()))
+    from agri_cae.search.leaderboard import board_warning
+    board = done.leaderboard()
+    return json.dumps(dict(folder=str(done.folder), run_id=done.parent, version=done.version, leaderboard=board,
+                           warning=board_warning(board)))
 
 def _sweep_text(done):
-    from agri_cae.search.leaderboard import board_table
+    from agri_cae.search.leaderboard import board_table, board_warning
+    board = done.leaderboard()
     if done.version:
         challenger = f"Version {done.version} of the registered model is the challenger: " \
                      "agri-cae denoise IN OUT --model models:/agri-cae@challenger"
     else: challenger = "Another process still works on this sweep, and will finish it."
-    return f"{board_table(done.leaderboard())}\n\n{challenger}\nFigures and notebooks: {done.folder}"
+    lines = [board_table(board), "", challenger, f"Figures and notebooks: {done.folder}", board_warning(board)]
+    return "\n".join(lines).rstrip()
 
 # %% ../../nbs/cli/02_training.ipynb #a881b35b
 _RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of a finished MLflow run.")]

@@ -7,7 +7,7 @@ __all__ = ['log', 'FALL', 'epoch_pixels', 'budget_used', 'rate', 'variables', 'S
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #b3d8d2b1
 from ..config import ConfigError, TrainConfig
-from ..io.files import replacing
+from ..io.files import output_errors, replacing
 
 # %% ../../nbs/fitting/02_checkpoint.ipynb #09488db1
 import json
@@ -111,8 +111,8 @@ class State:
         path:Path,   # one .npz file
         arrays:dict, # name -> array or variable, such as `variables` gives
     ):
-        "Replace the checkpoint at once: a kill at any moment leaves the old or the new one."
-        with replacing(path) as temporary, open(temporary, "wb") as f:
+        "Replace the checkpoint at once: a kill at any moment leaves the old or the new one. Raises `OutputError`."
+        with output_errors(str(path)), replacing(path) as temporary, open(temporary, "wb") as f:
             np.savez(f, state=json.dumps(vars(self)), **{k: ops.convert_to_numpy(v) for k, v in arrays.items()})
             f.flush()
             os.fsync(f.fileno())

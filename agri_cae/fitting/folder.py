@@ -7,6 +7,7 @@ __all__ = ['log', 'FREE', 'RunFolder', 'alone', 'config_changes', 'check_same_ru
 
 # %% ../../nbs/fitting/06_folder.ipynb #37107a11
 from ..config import ConfigError, DataError, OutputError, TrainConfig, flatten
+from ..io.files import DiskFull
 from ..tracking.logs import JsonFormatter
 from ..tracking.runs import noted_run
 
@@ -122,8 +123,10 @@ def writing(
     where:str|Path, # named when the system does not say which file it was
 ):
     "A context (or decorator) in which a full disk, a missing permission and the like become an `OutputError`."
+    on = "the same call goes on where this one stopped"
     try: yield
+    except DiskFull as e: raise DiskFull(e.where, e.what, f"Free some space; {on}") from e
     except OSError as e:
         if e.errno is None: raise
         raise OutputError(e.filename or where, f"cannot be written ({e.strerror})",
-                          "Check permissions and free space; the same call goes on where this one stopped") from e
+                          f"Check permissions and free space; {on}") from e

@@ -12,7 +12,9 @@ from ..curation.families import odds
 from ..curation.splits import Split, split
 from ..data import load_arrays, open_dataset
 from ..io.brief import brief_repr
+from ..modelfiles.card import read_card
 from ..noise.scenes import draw_scenes
+from ..tracking.logs import option
 
 # %% ../../nbs/fitting/00_pictures.ipynb #2aaccf18
 from typing import NamedTuple
@@ -60,12 +62,22 @@ def load_pictures(
     return Pictures(data, parts, *_with_scenes(arrays, chances, share, cfg.seed), val, out)
 
 # %% ../../nbs/fitting/00_pictures.ipynb #a17f7dfc
+def _check_start(name, model, bands):
+    "Weights to start or to learn from have the bands of the pictures"
+    had = read_card(model).channels if model else bands
+    if had == bands: return
+    without = option(name, "''", f"--set {name}=")
+    what = f"is {model}, whose weights are for pictures of {had} bands, but these have {bands}"
+    raise ConfigError(name, what, f"Leave them out with {without}, or give pictures of {had} bands")
+
 def with_bands(
     cfg:TrainConfig, # of the run
     bands:int,       # of its pictures
 )->TrainConfig:      # its model has so many channels
-    "Give the model the bands of the pictures. Raises `ConfigError` where the configuration says other ones."
+    """Give the model the bands of the pictures. Raises `ConfigError` where the configuration says other ones, or
+    begins with weights of other ones, `ModelError` where those are missing."""
     asked = cfg.model.channels
+    for name in ("init_from", "teacher"): _check_start(name, getattr(cfg, name), bands)
     if asked == bands: return cfg
     if asked is not None:
         raise ConfigError("channels", f"is {asked}, but the pictures have {bands}",

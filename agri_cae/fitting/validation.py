@@ -11,6 +11,7 @@ from ..config import NoiseConfig, TrainConfig
 from ..data import validation_crops
 from .checkpoint import State, epoch_pixels, finished
 from ..io.brief import brief_repr
+from ..io.files import output_errors
 from ..io.images import show_images
 from ..model import build
 from ..noise.degradations import Gaussian
@@ -161,8 +162,9 @@ class Validate(keras.callbacks.Callback):
         if score <= self.state.best: return
         self.state.best, self.state.best_epoch = score, epoch
         temporary = self.path.with_name("tmp_" + self.path.name)   # Keras wants the ending .weights.h5
-        self.net.save_weights(temporary)
-        temporary.replace(self.path)
+        with output_errors(str(self.path)):
+            self.net.save_weights(temporary)
+            temporary.replace(self.path)
 
 # %% ../../nbs/fitting/03_validation.ipynb #2d82b413
 def validation_figure(

@@ -18,7 +18,9 @@ from typing import NamedTuple
 from ..config import AgriCaeError, ImageError
 from .jobs import Job, plan
 from ..io.brief import brief_repr
+from ..io.files import FULL, DiskFull, disk_full
 from ..serve import DenoisedBefore, Denoiser, denoise_file
+from ..tracking.logs import option
 
 # %% ../../nbs/flights/01_folder.ipynb #05d1b3e8
 log = logging.getLogger(__name__)
@@ -60,15 +62,17 @@ def denoise_job(
     measure:bool=False,   # estimate the noise of the source, too
     several:bool=False,   # it is one of several: one that was denoised before is skipped
 )->dict:                  # as `make_record`
-    "Denoise one file. The record names any error."
+    "Denoise one file. The record names any error. Raises `DiskFull`: no other file would fare better."
     in_place = job.source == job.target != "-"
     run = partial(denoise_file, denoiser) if isinstance(denoiser, Denoiser) else denoiser.denoise_file
     start = time.perf_counter()
     try: done = run(*_ends(job), overwrite or in_place, force, progress, measure)
     except DenoisedBefore as e:
         return make_record(job, "skipped" if in_place or several else "failed", str(e))
-    except BrokenPipeError: raise
-    except Exception as e: return make_record(job, "failed", _explain(job, e))
+    except (BrokenPipeError, DiskFull): raise
+    except Exception as e:
+        if getattr(e, "errno", None) in FULL: raise disk_full(job.target, e) from None
+        return make_record(job, "failed", _explain(job, e))
     return make_record(job, "done", **done, seconds=round(time.perf_counter() - start, 3))
 
 # %% ../../nbs/flights/01_folder.ipynb #acc9c0f1
@@ -94,7 +98,8 @@ def denoise_jobs(
     denoiser = None
     for job in jobs:
         if target_exists(job, overwrite):
-            yield make_record(job, "skipped", f"{job.target}: exists already. Use --overwrite to replace it.")
+            do = f"Use {option('overwrite', 'True')} to replace it"
+            yield make_record(job, "skipped", f"{job.target}: exists already. {do}.")
             continue
         denoiser = denoiser or load()
         yield denoise_job(denoiser, job, overwrite, force, progress, measure, several or len(jobs) > 1)
@@ -126,7 +131,7 @@ def denoise_folder(
 )->FolderResult:
     """Denoise all pictures below a folder.
 
-    Raises `ConfigError` or `ImageError` when there is nothing to do, or an input would be lost."""
+    Raises `ConfigError` or `ImageError` when there is nothing to do, or an input would be lost, and `DiskFull`."""
     todo = plan(str(source), None if target is None else str(target), in_place, follow_links)
     def load(): return denoiser or Denoiser.load(strength="auto")
     records = denoise_jobs(todo.jobs, load, overwrite, force, measure, several=Path(source).is_dir())

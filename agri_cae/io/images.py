@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CODECS', 'SAMPLES', 'to_float', 'from_float', 'Picture', 'Codec', 'inspect_image', 'Sample', 'sample', 'upright',
-           'read_image', 'show_images', 'write_image', 'copy_image', 'was_denoised', 'provenance_of']
+           'read_image', 'show_images', 'write_image', 'copy_image', 'provenance_of']
 
 # %% ../../nbs/io/30_images.ipynb #27d38eea
 import dataclasses
@@ -356,15 +356,9 @@ def copy_image(
         f.seek(0)
         shutil.copyfileobj(f, out)
 
-def was_denoised(
-    path, # of an image file
-)->bool:  # its header is read, and no pixel
-    "Does a file carry our mark? Raises `ImageError` when it is no image."
-    with open_source(path) as f: _, meta = _scan(f, printable(path))
-    return (provenance(meta) or "").startswith("agri_cae ")
-
 def provenance_of(
-    picture:Picture, # as read
-)->str|None:         # what the tag ProcessingSoftware says, or a comment in its place
-    "What was done to the picture before, if anything."
-    return provenance(picture.meta)
+    picture,  # a `Picture`, or a file, of which only the header is read
+)->str|None:  # what the tag ProcessingSoftware says, or a comment in its place
+    "What was done to a picture before, if anything. Raises `ImageError` for a file that is no image."
+    if isinstance(picture, Picture): return provenance(picture.meta)
+    with open_source(picture) as f: return provenance(_scan(f, printable(picture))[1])

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from ..benchmark.compare import compare_models
 from ..config import EvalConfig, ModelError
-from .judging import GateConfig, GateResult, judge, score_tags
+from .judging import GateConfig, GateResult, judge, overrule, score_tags
 from .registry import aliases, crown, get_version, refuse
-from .report import write_gate
+from .report import when_and_how, write_gate
 from .shots import TEST, Shots
 from ..serve import Denoiser
-from ..tracking.store import MODEL
+from ..tracking.logs import option
+from ..tracking.store import FIRST, MODEL
 
 # %% ../../nbs/lifecycle/04_gate.ipynb #97a5550d
-SHIPPED = "fast", "base"   # what every report shows beside champion and challenger; the first is the first champion
+SHIPPED = FIRST, "base"   # what every report shows beside champion and challenger; the first is the first champion
 
 def gate_models(
     version:str,     # number of the challenger
@@ -32,6 +33,15 @@ def gate_models(
     if not champion: models[SHIPPED[0]] = shipped[SHIPPED[0]]
     return models | {name: d for name, d in shipped.items() if bands in (1, d.card.channels)}
 
+# %% ../../nbs/lifecycle/04_gate.ipynb #bad54ed1
+def _facts(models, version, champion, shots, cfg):
+    "Who meets whom, on which pictures"
+    def named(d, number):
+        return f"{f'version {number} of {MODEL}' if number else 'shipped'}: {d.name}, digest {d.digest}"
+    meet = dict(challenger=named(models["challenger"], version),
+                champion=named(models["champion" if champion else FIRST], champion))
+    return meet | {domain: shots.about(domain) for domain in shots.sets} | when_and_how(cfg)
+
 # %% ../../nbs/lifecycle/04_gate.ipynb #2f92cbf2
 def run_gate(
     version:str,        # number of the challenger
@@ -39,15 +49,18 @@ def run_gate(
     cfg:GateConfig,     # what is asked
     out:str|Path="",    # folder of a report; empty: none
     progress:bool=True, # a bar on a terminal
+    overruled=None,     # function from the judge's `GateResult` to the one that counts
 )->GateResult:
     "Compare a version with the champion, and judge it. Nothing is changed in the registry."
-    shots, noise = Shots(sets, cfg.side, cfg.slice_pictures), next(iter(sets.values()))
-    bands = shots[0].clean.shape[2]
-    models = gate_models(version, aliases().get("champion", ""), bands)
+    shots, noise = Shots(sets, cfg.side), next(iter(sets.values()))
+    bands, champion = shots[0].clean.shape[2], aliases().get("champion", "")
+    models = gate_models(version, champion, bands)
     conditions = (*noise.sigmas, *noise.recipes)
     found = compare_models(models, shots, conditions, noise.noise_seed, patterns=False, progress=progress)
     result = judge(found, cfg)
-    if out: write_gate(result, models, shots, cfg, out)
+    if overruled: result = overruled(result)
+    if out:
+        write_gate(result, models, shots, cfg, out, _facts(models, version, champion, shots, cfg))
     return result
 
 # %% ../../nbs/lifecycle/04_gate.ipynb #b78ff8e4
@@ -56,30 +69,34 @@ def settle(
     result:GateResult, # of `run_gate`
 ):
     "Make a version champion or keep that it was refused, with the reason and all scores as tags."
-    note = crown if result.promote else refuse
-    note(version, result.reason, **score_tags(result.comparison))
+    note, tags = crown if result.promote else refuse, score_tags(result.comparison) if result.comparison else {}
+    if result.overruled: tags["overruled"] = result.overruled
+    note(version, result.reason, **tags)
 
+# %% ../../nbs/lifecycle/04_gate.ipynb #92d5508e
 def promote(
     name:str="challenger",      # number or alias
     cfg:EvalConfig|None=None,   # the test pictures; by default those of the package
     progress:bool=True,         # a bar on a terminal
-    anyway:str="",              # a reason to promote it without a look at what it can do
+    anyway:str="",              # a person's reason to promote it whatever the gate says
     out:str|Path="",            # folder of a report; empty: none
     **limits,                   # fields of `GateConfig`
 )->GateResult:
     """Make a version champion if it passes the gate. Where there is no champion yet, the shipped `fast` is the one to
     beat. The reason is kept as a tag either way, and a version that was refused stays refused, but for `anyway`.
+    With that alone nothing is compared; with `cfg`, `out` or limits the report says what the gate thinks of it.
 
     Raises `ModelError` for a version that is not there, or is champion already, `ConfigError` for wrong limits."""
-    found, limits = get_version(name), GateConfig(**limits)
-    version, refused = str(found.version), found.tags.get("refused")
+    compares, found, limits = not anyway or cfg or out or limits, get_version(name), GateConfig(**limits)
+    version, refused = str(found.version), found.tags.get("refused", "")
     if version == aliases().get("champion"):
         raise ModelError(f"{MODEL} {version}", "is the champion already", "Name another version")
-    if anyway:
-        crown(version, anyway, overruled=refused or "it was not judged")
-        return GateResult(True, f"anyway: {anyway}")
-    if refused:
-        return GateResult(False, f"was refused already: {refused}. Only --anyway --reason WHY promotes it")
-    result = run_gate(version, {TEST: cfg or EvalConfig()}, limits, out, progress)
+    if refused and not anyway:
+        way = option("anyway", "WHY", "--anyway --reason WHY")
+        return GateResult(False, f"was refused already: {refused}. Only {way} promotes it")
+    def overruled(result): return overrule(result, anyway, refused) if anyway else result
+    result = overruled(GateResult(False, ""))
+    if compares:
+        result = run_gate(version, {TEST: cfg or EvalConfig()}, limits, out, progress, overruled)
     settle(version, result)
     return result

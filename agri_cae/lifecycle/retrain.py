@@ -27,6 +27,7 @@ from ..io.files import replacing, write_text
 from .gate import SHIPPED, run_gate, settle
 from .judging import GateConfig, whole_sets
 from .registry import aliases
+from .report import facts_table, when_and_how
 from .shots import NEW, TEST
 from .vetting import vet
 from ..modelfiles.card import read_card
@@ -110,13 +111,16 @@ class Outcome(NamedTuple):
 def write_outcome(
     outcome:Outcome, # whose folder gets report.json and report.md
     why:dict,        # file -> why it was left out
+    facts:dict|None=None, # what the report is about: name -> text; those of the gate where a version was judged
 ):
     "Say what came of it, and why. Raises `OutputError`."
+    report, numbers = outcome.folder / "report.md", outcome.folder / "report.json"
+    if outcome.version:   # it was judged: the gate has written both
+        text, told = report.read_text("utf-8"), json.loads(numbers.read_text("utf-8"))
+    else: text, told = f"# Not promoted\n\n{facts_table(facts or {})}\n\n{outcome.reason}.\n", dict(facts=facts or {})
     gains = {name: gain._asdict() for name, gain in outcome.gains.items()}
-    facts = dict(promoted=outcome.promoted, reason=outcome.reason, version=outcome.version, gains=gains, left_out=why)
-    write_text(outcome.folder / "report.json", json.dumps(facts, indent=1))
-    report = outcome.folder / "report.md"   # a version was judged: the gate has written it
-    text = report.read_text("utf-8") if outcome.version else f"# Not promoted\n\n{outcome.reason}.\n"
+    told |= dict(promoted=outcome.promoted, reason=outcome.reason, version=outcome.version, gains=gains, left_out=why)
+    write_text(numbers, json.dumps(told, indent=1))
     left_out = "".join(f"- {file}: {reason}\n" for file, reason in why.items())
     write_text(report, f"{text}\n## Left out\n\n{left_out}" if why else text)
     log.info("%s: %s", "promoted" if outcome.promoted else "not promoted", outcome.reason)
@@ -139,8 +143,10 @@ def retrain(
         if len(fit) < cfg.least or len(fit.sources) < 2:
             outcome = Outcome(False, _too_few(fit, why, cfg.least), out, "", {})
         else: outcome = _challenge(cfg, old, fit, out, progress)
-        write_outcome(outcome, why)
+        write_outcome(outcome, why, {"champion": _champion(), "new pictures": str(new)} | when_and_how(cfg))
         return outcome
+
+def _champion(): return f"version {aliases()['champion']}" if "champion" in aliases() else f"shipped {SHIPPED[0]}"
 
 # %% ../../nbs/lifecycle/06_retrain.ipynb #6f49e149
 def _open(new, cfg, progress):

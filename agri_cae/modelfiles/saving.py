@@ -7,6 +7,7 @@ __all__ = ['save_model', 'load_model']
 
 # %% ../../nbs/modelfiles/02_saving.ipynb #5087fa81
 from ..config import ModelConfig, ModelError, OutputError
+from ..io.files import FULL, disk_full
 from ..model import build, fuse, total_stride, unbranched
 from .card import Card, read_card, sha256, weights_path
 from .onnx import export_onnx, halves
@@ -54,6 +55,7 @@ def save_model(
             for kind, path in paths.items():
                 os.replace(path, folder / f"{card.name}.{kind}")
     except OSError as e:
+        if e.errno in FULL: raise disk_full(folder / card.name, e) from None
         raise OutputError(folder / card.name, f"the model cannot be written ({e.strerror or e})",
                           "Check permissions and free space") from None
     return card

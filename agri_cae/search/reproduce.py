@@ -17,6 +17,7 @@ from ..config import ConfigError, ModelError, TrainConfig
 from ..data import open_dataset
 from ..io.brief import brief_repr
 from ..modelfiles.card import git_commit, versions
+from ..tracking.logs import option
 from ..tracking.store import find_run, open_store
 from ..train import train
 
@@ -108,6 +109,6 @@ def reproduce(
     other = [] if force else differences(run, cfg)
     if other:
         raise ConfigError(run_id, f"cannot be reproduced here: {'; '.join(other)}",
-                          "Restore that, or say --force to see what comes out all the same")
+                          f"Restore that, or say {option('force', 'True')} to see what comes out all the same")
     done = train(cfg, out, track=track, callbacks=(Replay(run.history),), progress=progress)
     return Reproduced(run.score, done.score, done.run_id)

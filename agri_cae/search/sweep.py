@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..config import ConfigError, DataError, StoreError, home
-from ..io.files import write_text
-from .leaderboard import board_table, figures, leaderboard, write_board
+from ..io.files import FULL, DiskFull, disk_full, write_text
+from .leaderboard import board_table, board_warning, figures, leaderboard, write_board
 from .space import SweepConfig, check_sweep
 from .study import load_optuna, open_study, open_trial, study_lock
 from agri_cae.search.trials import (
@@ -141,7 +141,8 @@ def end_trial(
     if result.state == "fail": sweep.runs.client.set_terminated(run_id, "FAILED")
     state = load_optuna().trial.TrialState[result.state.upper()]
     sweep.study.tell(number, result.score if result.state == "complete" else None, state)
-    came_to = f" ({result.error})" if result.error else f", {result.score:.3f} dB"
+    noisy = "" if result.noisy is None else f", noisy {result.noisy:.3f}"
+    came_to = f" ({result.error})" if result.error else f", {result.score:.3f} dB{noisy}"
     log.info("trial %d: %s%s", number, result.state, came_to)
     write_board(sweep.leaderboard(), sweep.folder)
 
@@ -165,6 +166,7 @@ def finish(
         _log_files(sweep, board)
         _log_best(sweep, board)
         client.set_terminated(sweep.parent, "FINISHED")
+    if warning := board_warning(board): log.warning(warning)
 
 # %% ../../nbs/search/04_sweep.ipynb #f495cbc8
 def _log_files(sweep, board):
@@ -197,7 +199,7 @@ def _note(sweep, best, board):
     "The description of the parent run, in Markdown"
     page = f"#/experiments/{sweep.runs.experiment}/runs/{best.user_attrs['run_id']}"
     return (f"Sweep of {', '.join(sweep.cfg.space)}. The best trial: [{trial_name(sweep, best)}]({page}), "
-            f"**{best.value:.2f} dB**, now the challenger.\n\n{board_table(board)}")
+            f"**{best.value:.2f} dB**, now the challenger. {board_warning(board)}\n\n{board_table(board)}")
 
 # %% ../../nbs/search/04_sweep.ipynb #74ec2ecc
 @answering()
@@ -236,10 +238,13 @@ def _run_trials(sweep, pool, slots, env, bar):
 
 # %% ../../nbs/search/04_sweep.ipynb #c09df624
 def _result(future):
-    "How a trial ended. A `StoreError` is raised, as the trial is not at fault: the next call continues it"
+    "How a trial ended. A `StoreError` or `DiskFull` is raised: the trial is not at fault, the next call continues it"
     try: return future.result()
-    except StoreError: raise
-    except Exception as e: return failed(f"{type(e).__name__}: {e}")
+    except (StoreError, DiskFull): raise
+    except Exception as e:
+        if getattr(e, "errno", None) in FULL:
+            raise disk_full(e.filename or "the trial", e) from None
+        return failed(f"{type(e).__name__}: {e}")
 
 def _show(sweep, bar):
     "How far the sweep is"

@@ -18,9 +18,11 @@ from filelock import FileLock, Timeout
 
 from ..config import ConfigError, TrainConfig, unflatten
 from ..engines.threads import cores
+from ..io.files import DiskFull, disk_of
 from ..modelfiles.card import read_card
 from .space import SweepConfig
 from .study import distribution, load_optuna, study_lock
+from ..tracking.logs import option
 from ..tracking.notebooks import run_notebook
 
 # %% ../../nbs/search/02_trials.ipynb #63685fbe
@@ -92,6 +94,7 @@ class TrialResult(NamedTuple):
     score: float|None # best validation PSNR, dB
     minutes: float    # of training, all restarts together
     error: str = ""   # last line of the traceback
+    noisy: float|None = None # validation PSNR of the noisy pictures as they came, dB
 
 def failed(
     error:str, # what happened
@@ -106,7 +109,8 @@ def run_trial(
     run_id:str,         # its MLflow run
     env:dict|None=None, # environment that tells where MLflow is, on another machine
 )->TrialResult:
-    "Execute the training notebook for one set of parameters. Raises `StoreError` when the tracking server is away."
+    """Execute the training notebook for one set of parameters. Raises `StoreError` when the tracking server is away,
+    `DiskFull` when there is no room for the trial: no other one would fare better."""
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError
     os.environ.update(env or {})
@@ -114,15 +118,19 @@ def run_trial(
         try: run_notebook(params, out, progress=False, run_id=run_id)
         except DeadKernelError: run_notebook(params, out, progress=False, run_id=run_id)
     except DeadKernelError: return failed("the kernel died twice")
-    except PapermillExecutionError as e: return failed(f"{e.ename}: {e.evalue}")
+    except PapermillExecutionError as e:
+        if e.ename == "DiskFull":
+            raise DiskFull(out, f"the disk at {disk_of(out)} is full", "Free some space") from None
+        return failed(f"{e.ename}: {e.evalue}")
     return _scored(params, Path(out))
 
+# %% ../../nbs/search/02_trials.ipynb #dfdbfca7
 def _scored(params, out):
     "The result that a finished notebook has left in its folder"
     cfg = unflatten(TrainConfig, {k: v for k, v in params.items() if k != "trial"})
     metrics = read_card(out / f"{cfg.name or cfg.model.preset}.keras").metrics
     state = "pruned" if (out / "pruned").exists() else "complete"
-    return TrialResult(state, metrics["val_psnr"], metrics["minutes"])
+    return TrialResult(state, metrics["val_psnr"], metrics["minutes"], noisy=metrics.get("val_noisy_psnr"))
 
 # %% ../../nbs/search/02_trials.ipynb #8c4e38b2
 class ThreadPool:
@@ -163,11 +171,11 @@ def dask_workers(
     try:
         from distributed import Client
     except ImportError:
-        raise ConfigError("--scheduler", "needs Dask, which is not installed",
+        raise ConfigError(option("scheduler"), "needs Dask, which is not installed",
                           'Install it with: pip install "agri-cae[cluster]"') from None
     try: client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as e:
-        raise ConfigError(f"--scheduler {scheduler}", f"cannot be reached ({str(e).splitlines()[0]})",
+        raise ConfigError(f"{option('scheduler')} {scheduler}", f"cannot be reached ({str(e).splitlines()[0]})",
                           "Start it with: dask scheduler") from None
     names = ("AGRI_CAE_HOME", "AGRI_CAE_TRACKING_URI", "AGRI_CAE_CORRELATION_ID")
     store = {name: os.environ[name] for name in names if name in os.environ}

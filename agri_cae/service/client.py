@@ -16,9 +16,10 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..config import AgriCaeError, ConfigError, ImageError, OutputError
-from ..io.files import new_file, printable
+from ..io.files import FULL, disk_full, new_file, printable
 from ..io.formats import sniff
 from ..io.images import SUFFIXES
+from ..tracking.logs import option
 
 # %% ../../nbs/service/02_client.ipynb #498d2264
 def answer_error(
@@ -32,7 +33,8 @@ def answer_error(
     try: detail = str(json.loads(text)["detail"])
     except (ValueError, KeyError, TypeError): detail = f"the service answers {status}"
     detail = detail.removeprefix("picture: ")
-    if status == 409: return DenoisedBefore(where, detail)
+    if status == 409:   # the advice is for this door, not for that of the service
+        return DenoisedBefore(where, detail.partition(". ")[0], f"Use {option('force', 'True')} to do it again")
     if status in (401, 403):
         return ConfigError(server, detail, "Put your key into AGRI_CAE_KEY")
     if status in (404, 429, 500, 502, 503): return ConfigError(server, detail)
@@ -52,6 +54,7 @@ def _write(dst, body, overwrite):
         Path(dst).parent.mkdir(parents=True, exist_ok=True)
         with new_file(dst, overwrite) as f: f.write(body)
     except OSError as e:
+        if e.errno in FULL: raise disk_full(printable(dst), e) from None
         raise OutputError(printable(dst), f"cannot be written ({e.strerror or e})", "Choose another place") from None
 
 # %% ../../nbs/service/02_client.ipynb #a4978aa2

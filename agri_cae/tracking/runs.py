@@ -144,6 +144,7 @@ def log_results(
     for file in files: mlflow.log_artifact(str(file))
     for kind in KINDS:
         mlflow.log_artifact(str(Path(folder) / f"{card.name}.{kind}"), "model")
+    mlflow.set_tag("weights", card.sha256.get(f"{card.name}.onnx", ""))   # by which a version is known again
     tags = mlflow.get_run(mlflow.active_run().info.run_id).data.tags
     noisy = f"; noisy {m['val_noisy_psnr']:.2f} dB" if "val_noisy_psnr" in m else ""   # not in older runs
     first = tags["mlflow.note.content"].partition("\n")[0]

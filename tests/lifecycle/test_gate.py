@@ -1,5 +1,7 @@
 "What the gate has refused stays refused, and the shipped model is the champion of an empty registry."
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -9,9 +11,12 @@ from tiny_model import box_model
 pytest.importorskip("mlflow")
 from commands import call
 
+from agri_cae import __version__
+from agri_cae.io.images import sample
 from agri_cae.lifecycle.gate import promote
-from agri_cae.lifecycle.registry import aliases, crown, get_version, rollback
+from agri_cae.lifecycle.registry import aliases, crown, get_version, refuse, rollback, version_history
 from agri_cae.modelfiles.card import weights_path
+from agri_cae.serve import model_path
 from agri_cae.tracking.store import open_store, register
 
 RUN = [sys.executable, "-c", "from agri_cae.cli.main import main; main()", "models", "promote"]
@@ -83,7 +88,7 @@ def test_the_only_way_around_wants_a_reason(refused):
     said = call("models", "promote", "--limit", "slice=1", rc=2).stderr
     assert "--margin or --limit: slice: unknown key" in said and "champion" not in aliases()
     done = call("models", "promote", "--anyway", "--reason", "a demonstration")
-    assert "promoted: anyway: a demonstration" in done.stdout
+    assert done.stdout.startswith("promoted anyway: a demonstration\nagainst it: may be worse")
     tags = get_version(refused).tags
     assert aliases() == {"champion": refused} and tags["promoted"] == "a demonstration"
     assert tags["overruled"] == tags["refused"]
@@ -95,3 +100,62 @@ def test_the_first_champion_is_better_than_the_shipped_one(refused):
     assert first.promote and first.reason.startswith("better on the test pictures"), first
     assert get_version(good).tags["psnr_test"].startswith("noisy 20.")
     assert aliases() == {"champion": good}
+
+
+def listed():
+    return {v["version"]: v for v in json.loads(call("models", "list", "--json").stdout)}
+
+
+def test_the_first_champion_goes_back_to_the_shipped_one(refused):
+    assert "before which there was none" in call("models", "rollback", rc=2).stderr
+    for _ in range(2):  # the second time nothing is left of the first one
+        promote(refused, anyway="a mistake")
+        assert list(listed()) == [refused] and listed()[refused]["state"] == "promoted anyway"
+        assert "the shipped fast is the champion again" in call("models", "rollback").stdout
+        assert "champion" not in aliases() and version_history()[-1]["event"] == "rolled back"
+        assert model_path("models:/agri-cae@champion") == weights_path("fast")
+        assert listed()["fast"]["alias"] == "champion" and "fast" in call("models", "list").stdout
+        assert json.loads(call("models", "show", "champion").stdout)["name"] == "fast"
+    stays_refused(refused)
+
+
+def test_the_list_shows_what_the_gate_has_said(refused, tmp_path):
+    row = listed()[refused]
+    assert row["state"] == "refused" and row["why"].startswith("may be worse on the test pictures")
+    assert "| refused " in call("models", "list").stdout
+    crown(version(weights_path("base")), "better by 0.6 dB")
+    assert [v["state"] for v in listed().values()] == ["promoted", "refused"]
+
+
+def test_anyway_compares_where_it_is_asked_to_and_the_report_says_who_met_whom(refused, tmp_path):
+    shutil.copy(sample("field_camera"), tmp_path)
+    asked = "--data", tmp_path, "--out", tmp_path / "report", "--limit", "side=96"
+    said = call("models", "promote", "--anyway", "--reason", "a demonstration", *asked, "-q").stdout
+    assert said.startswith("promoted anyway: a demonstration\nagainst it: ") and "| challenger " in said
+    assert aliases() == {"champion": refused} and "instead of" in get_version(refused).tags["overruled"]
+    begin = (tmp_path / "report" / "report.md").read_text().partition("What was asked")[0]
+    assert begin.startswith("# Promoted anyway") and "Why: a demonstration" in begin
+    about = json.loads((tmp_path / "report" / "report.json").read_text())
+    facts = about["facts"]
+    assert all(f"| {k} | {v} |" in begin for k, v in facts.items()) and about["promoted"]
+    assert facts["challenger"].startswith(f"version {refused} of agri-cae: box@3, digest ")
+    assert facts["champion"].startswith("shipped: fast@") and facts["agri_cae"] == __version__
+    assert f"{tmp_path}: 1 pictures, digest " in facts["test pictures"] and "UTC" in facts["date"]
+    assert "margin 0.05, " in facts["limits (dB, side in pixels)"]
+
+
+def test_what_was_trained_becomes_a_version_and_only_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("AGRI_CAE_HOME", str(tmp_path / "home"))
+    weights = box_model(tmp_path / "run")
+    said = call("models", "add", tmp_path / "run").stdout
+    assert said.startswith("version 1 is the challenger") and aliases() == {"challenger": "1"}
+    assert model_path("models:/agri-cae@challenger").read_bytes() == weights.read_bytes()
+    refuse("1", "blurs")
+    (tmp_path / "run" / "box.keras").touch()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    for again in (weights, weights.with_suffix(".keras"), tmp_path / "copy"):
+        assert call("models", "add", again).stdout.startswith("version 1 is")
+    assert "was refused already: blurs" in call("models", "promote", rc=1).stdout
+    assert "holds no trained model" in call("models", "add", tmp_path, rc=2).stderr
+    box_model(tmp_path / "run", side=5, name="other")
+    assert "holds several models: box.onnx, other.onnx" in call("models", "add", tmp_path / "run", rc=2).stderr

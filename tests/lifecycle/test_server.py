@@ -99,7 +99,7 @@ def test_from_sweep_to_champion(tmp_path, server):
     assert version["alias"] == "challenger" and version["reason"] == "best of 2 trials of the sweep remote"
     assert "not promoted: may be worse" in agri("models", "promote", "--quiet", code=1)  # than the shipped fast
     assert "was refused already" in agri("models", "promote", "--quiet", code=1)
-    assert "promoted: anyway: a test" in agri("models", "promote", "--anyway", "--reason", "a test")
+    assert "promoted anyway: a test" in agri("models", "promote", "--anyway", "--reason", "a test")
     card = json.loads(agri("models", "show", "champion"))
     assert card["run_id"] == best and card["aliases"] == ["champion"]
 

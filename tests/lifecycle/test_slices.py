@@ -1,5 +1,6 @@
 "A challenger that is better in the mean is refused for one camera, folder or picture; reports have absolute scores."
 
+import json
 from types import SimpleNamespace
 
 import cv2
@@ -9,6 +10,7 @@ from made_pictures import window
 
 from agri_cae.benchmark.compare import compare_models
 from agri_cae.benchmark.photos import Photo
+from agri_cae.benchmark.slices import TOGETHER
 from agri_cae.config import ConfigError, DataError, EvalConfig
 from agri_cae.io.exif import pack_exif
 from agri_cae.io.formats import Meta
@@ -87,19 +89,30 @@ def test_too_few_pictures_do_not_refuse(tmp_path, shots):
     found = meet(challenger_bad_where(dark), few)
     assert judge(found, GateConfig(worst_loss=99)).promote
     assert "| camera: DJI FC6310 | 7 |" in gate_report(judge(found), GateConfig())
-    assert "too few to judge" in gate_report(judge(found), GateConfig())
+    assert "too few to judge (7 pictures)" in gate_report(judge(found), GateConfig())
     small = Shots({TEST: EvalConfig(folder=str(tmp_path / "flight"))})
     text = dict.fromkeys(t for _, t in judge(meet(better, small)).checks)
     assert any("none has the 8 pictures" in t for t in text)
 
 
-def test_small_groups_are_judged_together(tmp_path):
+def test_small_groups_are_judged_together_and_none_vanishes(tmp_path):
     for i, name in enumerate("abcdefgh" * 2):
         take(tmp_path / name / f"{i}.png", i, FIELD)
+    small = Shots({TEST: EvalConfig(folder=str(tmp_path))})
+    assert {tuple(p.groups) for p in small} == {("folder",)}  # one camera tells nothing apart
+    text = gate_report(judge(meet(better, small)), GateConfig())
+    assert text.count("too few to judge (2 pictures)") == 8 and TOGETHER not in text
     for i in range(8):
         take(tmp_path / "many" / f"{i}.png", i, FIELD)
-    groups = [p.groups for p in Shots({TEST: EvalConfig(folder=str(tmp_path))})]
-    assert [g["folder"] for g in groups].count("others") == 16 and {len(g) for g in groups} == {1}
+    shots = Shots({TEST: EvalConfig(folder=str(tmp_path))})
+    result = judge(meet(better, shots))
+    write_gate(result, dict(challenger=better, champion=champion), shots, GateConfig(), tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "report.json").read_text())["slices"]
+    folders = {s["name"]: (s["pictures"], s["verdict"]) for s in told if s["kind"] == "folder"}
+    few = dict.fromkeys("abcdefgh", (2, "too few to judge (2 pictures)"))
+    assert folders == few | {TOGETHER: (16, "gains"), "many": (8, "gains")}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert f"| folder: {TOGETHER} | 16 |" in text and text.count("too few to judge (2 pictures)") == 8
 
 
 def test_one_bad_picture_is_named(shots):
@@ -128,7 +141,7 @@ def test_absolute_scores_in_report_and_tags(tmp_path, shots):
     write_gate(result, dict(challenger=challenger_bad_where(dark), champion=champion, **models), shots,
                GateConfig(), tmp_path / "out")  # fmt: skip
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert names == ["least_gained.png", "most_gained.png", "report.md", "scores.json", "slices.png"]
+    assert names == ["least_gained.png", "most_gained.png", "report.json", "report.md", "scores.json", "slices.png"]
     text, tag = (tmp_path / "out" / "report.md").read_text(), score_tags(found)["psnr_test"]
     mean = np.mean([r.psnr["base"] for r in found.rows])
     assert f"| base | {mean:.2f} |" in text and f"base {mean:.2f}" in tag
@@ -150,12 +163,12 @@ def test_the_shipped_models_are_shown(tmp_path, monkeypatch, crowned):
 
     class Loaded(SimpleNamespace):
         def __init__(self, f):
-            super().__init__(f=f, card=SimpleNamespace(channels=3))
+            super().__init__(f=f, card=SimpleNamespace(channels=3), name="stub@1", digest="0" * 12)
 
         def __call__(self, x):
             return self.f(x)
 
-    monkeypatch.setattr(gate, "Denoiser", SimpleNamespace(load=load))
+    monkeypatch.setattr(gate, "Denoiser", SimpleNamespace(for_evaluation=load))
     monkeypatch.setattr(gate, "aliases", lambda: {"champion": "3"} if crowned else {})
     monkeypatch.setattr(gate, "get_version", lambda name: SimpleNamespace(version=7, tags={}))
     monkeypatch.setattr(gate, "refuse", lambda version, reason, **tags: kept.update(tags, reason=reason))

@@ -1,0 +1,15 @@
+"The page of the service describes all that an operator can set."
+
+import html
+
+import pytest
+
+pytest.importorskip("fastapi")
+from agri_cae.api.pages import settings_table
+from agri_cae.monitoring.log import MonitorConfig
+
+
+def test_the_settings_of_monitoring_are_described():
+    table = settings_table()
+    for name, field in MonitorConfig.model_fields.items():
+        assert f"<code>AGRI_CAE_MONITOR_{name.upper()}</code></td><td>{html.escape(field.description)}</td>" in table
