@@ -20,7 +20,9 @@ import typer
 QuietOption = Annotated[bool, typer.Option(
     "--quiet", "-q", help="No progress, no paths of what was written, no messages but errors.")]
 RangeOption = Annotated[tuple[float, float] | None, typer.Option(
-    "--range", metavar="LO HI", help="Stored values that mean black and white; by default the data type's range.")]
+    "--range", metavar="LO HI|flight",
+    help="Stored values that mean black and white; flight: one range for all pictures. By default the range of 8-bit "
+         "types, and for others the values in the picture.")]
 SetOption = Annotated[list[str] | None, typer.Option(
     "--set", metavar="KEY=VALUE",
     help="One value of the configuration, such as folder=photos or epochs=20; may be repeated.")]

@@ -17,7 +17,7 @@ import typer
 
 from .. import __version__
 from .common import QuietOption, extra, set_quiet, warn_of_unknown
-from .denoising import denoise_command, estimate_command
+from .denoising import DenoiseCommand, denoise_command, estimate_command
 from .models import compare_command, models_app, retrain_command, ui_command
 from .monitor import monitor_app
 from .serving import key_command, serve_command
@@ -82,8 +82,10 @@ COMMANDS = dict(
     ui=ui_command, serve=serve_command, key=key_command, demo=demo_command)
 GROUPS = dict(data=data_app, models=models_app, monitor=monitor_app)
 
+_CLASSES = dict(denoise=DenoiseCommand, train=WithSettings)   # commands that are not plain
+
 for _name, _command in COMMANDS.items():
-    app.command(_name, cls=WithSettings if _name == "train" else None)(_command)
+    app.command(_name, cls=_CLASSES.get(_name))(_command)
 for _name, _group in GROUPS.items(): app.add_typer(_group, name=_name)
 
 # %% ../../nbs/cli/09_main.ipynb #036d8fed

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import call, picture, tree
 from tiny_model import box_model
@@ -13,6 +14,7 @@ from agri_cae.flights.folder import denoise_folder
 from agri_cae.flights.jobs import plan
 from agri_cae.io.folders import find_below, find_images
 from agri_cae.io.formats import PICTURE_SUFFIXES
+from agri_cae.io.images import Picture, write_image
 from agri_cae.serve import Denoiser
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
@@ -133,3 +135,45 @@ def test_find_images_are_those_that_can_be_read(flight):
     for name in ("e.heic", "f.nef", "g.psd"): (flight / name).write_bytes(HEIC)
     assert [p.name for p in find_images(flight)] == ["a.jpg", "b", "c.avif", "d.jfif"]
     assert len(find_below(flight).pictures) == 7 and {".heic", ".nef", ".psd"} <= PICTURE_SUFFIXES
+
+
+def test_one_range_for_a_flight(tmp_path, monkeypatch, model):
+    "Other light in each picture: with the range of the flight all are seen alike"
+    monkeypatch.chdir(tmp_path)
+    for i, light in enumerate((1000, 3000)):
+        a = np.random.default_rng(i).normal(light, 200, (60, 70, 3)).clip(0).astype(np.uint16)
+        (tmp_path / "f").mkdir(exist_ok=True)
+        write_image(Picture(a), f"f/{i}.tif")
+    def spans(*more):
+        done = call("denoise", "f", "out" + "".join(more), "--model", model, "--json", "--strength", "1", *more)
+        return [json.loads(line)["range"] for line in done.stdout.splitlines()]
+    own, flight = spans(), spans("--range", "flight")
+    assert own[0][1] < own[1][0]
+    assert flight[0] == flight[1] and flight[0][0] < 1000 and flight[0][1] > 3000
+    both = "--range", "0", "1", "--range", "flight"
+    assert "--range" in call("denoise", "f", "x", "--model", model, *both, rc=2).stderr
+
+
+def test_times_and_hard_links_on_request(flight, model):
+    (flight / "again.jpg").hardlink_to(flight / "a.jpg")
+    os.utime(flight / "a.jpg", (1e9, 1e9))
+    call("denoise", "flight", "plain", "--model", model)
+    done = call("denoise", "flight", "kept", "--model", model, "--keep-times", "--keep-hard-links", "--json")
+    plain, kept = (Path(o) / "a.jpg" for o in ("plain", "kept"))
+    assert plain.stat().st_mtime > 1.5e9 and not plain.samefile("plain/again.jpg")
+    assert kept.stat().st_mtime == 1e9 and kept.samefile("kept/again.jpg")
+    assert [r.get("link") for r in map(json.loads, done.stdout.splitlines())].count("kept/a.jpg") == 1
+    call("denoise", "flight", "--in-place", "--model", model, "--keep-hard-links")
+    assert (flight / "a.jpg").samefile(flight / "again.jpg") and (flight / "a.jpg").read_bytes() == plain.read_bytes()
+
+
+def test_warnings_are_counted_by_kind(tmp_path, monkeypatch, model):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").mkdir()
+    for i in (5, 8):
+        a = np.random.default_rng(i).integers(1, 255, (60, 70, 3), np.uint8)
+        a[:, :i] = 0
+        write_image(Picture(a), f"f/{i}.png")
+    done = call("denoise", "f", "out", "--model", model, "--json")
+    assert all("border" in r["warnings"][0] for r in map(json.loads, done.stdout.splitlines()))
+    assert "f/5.png: 7% of the picture" in done.stderr and "2 files: n% of the picture" in done.stderr
