@@ -18,7 +18,7 @@ from . import __version__
 from .config import ConfigError, ImageError, ModelError, OutputError, ServeConfig
 from .engines.bands import GRAIN_SHARE, from_batch, grain, premultiply, straight_colours, to_batch
 from .engines.diagnosis import Diagnosis, diagnose
-from .engines.levels import keep_levels
+from .engines.levels import keep_levels, keep_neutral
 from .engines.ranges import type_range
 from .engines.runtimes import load_engine
 from .engines.tiles import spans, window
@@ -142,9 +142,12 @@ def _count_tiles(d, shape):
     return rows * cols
 
 # %% ../nbs/05_serve.ipynb #93fe9a21
-def _restore(src, dst, valid, nodata, span):
+def _restore(src, dst, valid, nodata, g):
     "Make `dst` (H, W, bands) true where the network has no say; `valid` like `diagnosis.Group.of`"
-    keep_levels(src, dst, span, valid)
+    keep_levels(src, dst, g.span, valid)
+    if len(g.writes) == 3:
+        white = g.noise.sigma if g.noise and g.noise.kind == "white" else 0
+        keep_neutral(src, dst, white / 255 * (g.span[1] - g.span[0]), valid)
     for i in range(src.shape[2]):
         before, after = src[..., i], dst[..., i]
         known = valid if valid is None or valid.ndim == 2 else valid[..., i]
@@ -173,7 +176,7 @@ def _denoise(d, found, progress=None):
         grey = src.shape[2] < d.card.channels
         noise = GRAIN_SHARE / 255 * (g.sigma or 0) if grey else 0
         _denoise_tiles(d, src if valid is None else fill_nearest(src, valid), dst, g.span, strength, noise, step)
-        _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g.span)
+        _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g)
         if g.bands != g.writes:
             out[..., g.writes[0]] = dst[..., g.bands.index(g.writes[0])]
         for i in g.copies: out[..., i] = dst[..., 0]

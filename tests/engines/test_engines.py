@@ -217,3 +217,17 @@ def test_model_with_other_bands_than_its_card(tmp_path, engine):
     write_card(path, card.model_copy(update={"channels": 3}))
     with pytest.raises(ModelError, match="shape"):
         Denoiser.load(path, engine=engine)
+
+
+@needs_weights
+def test_what_is_grey_stays_grey():
+    "A grey sheet on a coloured field, clean and noisy; the field keeps its colours"
+    field = read_image(sample("airborne")).data.copy()
+    field[40:140, 40:200] = field[40:140, 40:200].mean(2, keepdims=True)
+    inside, d = np.s_[60:120, 60:180], Denoiser.load("fast")
+    for sigma in (0, 15):
+        x = np.clip(np.rint(np.random.default_rng(0).normal(field, sigma)), 0, 255).astype(np.uint8)
+        y = d(d.diagnose(x)).astype(int)
+        assert np.percentile(np.ptp(y[inside], 2), 95) <= 1
+        away = np.ptp(y[160:], 2).mean()
+        assert away > 0.8 * np.ptp(field[160:].astype(int), 2).mean()
