@@ -128,8 +128,9 @@ def _array(t:Tensor, worker:Worker):
     dtype = TYPES[t.datatype]
     if t.datatype != "FP32" and (a.min() < 0 or a.max() > np.iinfo(dtype).max):
         raise Problem(400, f"data holds values that {t.datatype} cannot hold.")
-    with np.errstate(over="ignore"):   # what becomes infinite is refused by the denoiser
-        return a.astype(dtype).reshape(t.shape)
+    with np.errstate(over="ignore"): a = a.astype(dtype)
+    if t.datatype == "FP32" and not np.isfinite(a).all(): raise Problem(400, "data holds values that FP32 cannot hold.")
+    return a.reshape(t.shape)
 
 
 # the work, for a thread

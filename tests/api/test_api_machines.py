@@ -54,7 +54,6 @@ def test_infer_files_and_predict(c, box):
         (dict(shape=[1], datatype="BYTES", data=["?"]), 400),
         (dict(shape=[1], datatype="BYTES", data=[7]), 400),
         (dict(shape=[2], datatype="BYTES", data=[""]), 400),
-        (dict(shape=[1, 1, 1, 7], datatype="FP32", data=[0] * 7), 400),
         (dict(model="nix", shape=[1, 1, 1, 3], datatype="UINT8", data=[1] * 3), 404),
         (dict(shape=[-1, 1, 1, 3], datatype="UINT8", data=[1] * 3), 400),
     ],

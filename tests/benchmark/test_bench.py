@@ -78,7 +78,7 @@ def test_numbers_are_those_of_evaluate(tmp_path, folder):
     factors = {"opencv_bilateral": {"jpeg": b.sigma_factors[0].factor}}
     cfg = EvalConfig(folder=str(folder), sigmas=(25.,), recipes=("jpeg",), baselines=("opencv_bilateral",),
                      sigma_factors=factors)
-    report = evaluate({"box": Denoiser.load(tmp_path/"box.onnx")}, cfg)
+    report = evaluate({"box": Denoiser.for_evaluation(tmp_path/"box.onnx")}, cfg)
     for c, label in ((25., "25"), ("jpeg", "jpeg")):
         for m in ("noisy", "box", "opencv_bilateral"):
             s, rows = b.series(m, label), [r for r in report.rows if (r.condition, r.method) == (c, m)]

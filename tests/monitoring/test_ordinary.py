@@ -63,7 +63,7 @@ def watch(monitor, denoiser, files):
     "What a service does with files, but for HTTP, and a look; gives the kinds of its alerts"
     for f in files:
         a = denoise_bytes(denoiser, f)
-        monitor.answered("", a.denoiser, a.sigma, 20.0, a.before.data, a.after.data)
+        monitor.answered("", a.denoiser, a.found, 20.0, a.after.data)
     monitor.watcher.once()
     return [a.kind for a in list_alerts(monitor.log)]
 
