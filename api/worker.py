@@ -5,6 +5,7 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from agri_cae.config import AgriCaeError
 from agri_cae.io.images import Picture
 from agri_cae.serve import Denoiser
 from agri_cae.service.batching import SharedEngine
@@ -94,7 +95,8 @@ class Worker:
         try:
             took = milliseconds(request)
             self.monitor.answered(request_id(request.scope), denoiser, found, took, after)
-        except Exception: log.exception("the log of predictions failed")   # the picture is answered all the same
+        except AgriCaeError as e: log.error("%s", e)   # a full disk, say; the picture is answered all the same
+        except Exception: log.exception("the log of predictions failed")
 
     def log_failure(self, request_id:str, status:int, milliseconds:float):
         "Log a prediction that could not be made, off the event loop."

@@ -265,6 +265,7 @@ def models_promote(
     if result.comparison: typer.echo(_gate_text(result, out))
     raise typer.Exit(0 if result.promote else 1)
 
+# %% ../../nbs/cli/03_models.ipynb #c7350000
 def _gate_text(result, out):
     "The scores of all models, and where the report is"
     from agri_cae.lifecycle.report import score_table

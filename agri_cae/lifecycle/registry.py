@@ -187,6 +187,7 @@ def refuse(
     "Keep as a tag that a version has not passed the gate."
     _tag(version, refused=reason, refused_at=_now(), **tags)
 
+# %% ../../nbs/lifecycle/00_registry.ipynb #ac79220f
 def crown(
     version:str, # number
     reason:str,  # kept as a tag

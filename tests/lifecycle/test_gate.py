@@ -13,10 +13,12 @@ from commands import call
 
 from agri_cae import __version__
 from agri_cae.io.images import sample
+from agri_cae.lifecycle import registry
 from agri_cae.lifecycle.gate import promote
 from agri_cae.lifecycle.registry import aliases, crown, get_version, refuse, rollback, version_history
-from agri_cae.modelfiles.card import weights_path
+from agri_cae.modelfiles.card import read_card, sha256, weights_path
 from agri_cae.serve import model_path
+from agri_cae.tracking.runs import RUN_NOTE
 from agri_cae.tracking.store import open_store, register
 
 RUN = [sys.executable, "-c", "from agri_cae.cli.main import main; main()", "models", "promote"]
@@ -157,5 +159,11 @@ def test_what_was_trained_becomes_a_version_and_only_one(tmp_path, monkeypatch):
         assert call("models", "add", again).stdout.startswith("version 1 is")
     assert "was refused already: blurs" in call("models", "promote", rc=1).stdout
     assert "holds no trained model" in call("models", "add", tmp_path, rc=2).stderr
+    other = box_model(tmp_path / "tracked", side=5, name="other")
+    mlflow, experiment = open_store()
+    files = read_card(other), other, sha256(other)
+    run = registry._run_of_files(mlflow.MlflowClient(), experiment, *files)
+    (tmp_path / "tracked" / RUN_NOTE).write_text(run)  # as a training leaves it
+    assert registry.add_version(tmp_path / "tracked").run_id == run
     box_model(tmp_path / "run", side=5, name="other")
     assert "holds several models: box.onnx, other.onnx" in call("models", "add", tmp_path / "run", rc=2).stderr
