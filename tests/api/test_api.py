@@ -15,7 +15,7 @@ from agri_cae.api.settings import ApiSettings
 from agri_cae.api.uploads import accepted
 from agri_cae.config import ServeConfig
 from agri_cae.io.images import CODECS, Picture, provenance_of, read_image, sample
-from agri_cae.io.tags import GEO, Tag
+from agri_cae.io.tags import GEO, GeoTag
 from agri_cae.modelfiles.card import sha256
 from agri_cae.serve import Denoiser
 from agri_cae.service.in_memory import denoise_bytes, encode, with_settings
@@ -41,7 +41,7 @@ def test_depth_and_metadata_survive(c, name):
     assert (b.format, b.data.dtype, b.data.shape) == (a.format, a.data.dtype, a.data.shape)
     assert (b.meta.icc, b.meta.dpi) == (a.meta.icc, a.meta.dpi)
     if name != "field_camera":
-        places = GEO & set(a.meta.tags) - {Tag.GDAL_METADATA}   # its statistics are those of other pixels now
+        places = GEO & set(a.meta.tags) - {GeoTag.GDAL_METADATA}   # its statistics are those of other pixels now
         assert places and all(b.meta.tags[k] == a.meta.tags[k] for k in places)
     assert provenance_of(b).startswith("agri_cae ") and not np.array_equal(a.data, b.data)
 
