@@ -19,6 +19,7 @@ FORKS.set_forkserver_preload([
     "keras", "mlflow.onnx", "mlflow.keras", "mlflow.sklearn", "optuna", "papermill", "nbconvert", "ipykernel.zmqshell",
     "matplotlib.pyplot", "sqlalchemy.dialects.sqlite", "alembic.command", "onnxruntime", "agri_cae.train",
     "agri_cae.search.sweep", "agri_cae.search.trainer", "agri_cae.lifecycle.retrain", "agri_cae.cli.main",
+    "skimage.metrics", "matplotlib.backends.backend_agg", "mlflow.pyfunc", "preloaded",
 ])  # fmt: skip
 MAIN = "from agri_cae.cli.main import main; main()"
 INLINE = "module://matplotlib_inline.backend_inline"
