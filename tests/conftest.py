@@ -28,3 +28,19 @@ def copied_store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "_make_store", copy)
         yield
+
+
+@pytest.fixture
+def kernels():
+    "Notebooks of this test run in forks of a process that has imported TensorFlow and MLflow"
+    from forked import forked_kernels
+    with forked_kernels(): yield
+
+
+@pytest.fixture
+def eager():
+    "Training without a graph, which takes longer to make than a few steps take: for tests of what is around the steps"
+    import tensorflow as tf
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

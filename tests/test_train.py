@@ -3,8 +3,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from forked import fork
 
 from agri_cae.config import ConfigError, DataError, NoiseConfig, OutputError, TrainConfig, flatten, unflatten
 from agri_cae.fitting.checkpoint import State, finished
@@ -30,6 +29,9 @@ SMOKE = {"epochs": 1, "steps_per_epoch": 2, "patch": 32, "batch": 2}
 
 
 def tiny(**fields): return unflatten(TrainConfig, TINY | fields)
+
+
+def short(**fields): return tiny(**dict(epochs=1, steps_per_epoch=2) | fields)
 
 
 def quick(cfg, out, **kw): return train(cfg, out, track=False, progress=False, **kw)
@@ -61,8 +63,8 @@ def save(folder, pictures):
 def runner(folder):
     code = f"""
 import sys; from agri_cae.config import TrainConfig, unflatten; from agri_cae.train import train
-train(unflatten(TrainConfig, {TINY!r}), {str(folder)!r}, track=False, progress=False)"""
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+train(unflatten(TrainConfig, {TINY!r}), sys.argv[1], track=False, progress=False)"""
+    return fork(code, folder, log=os.devnull)
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
@@ -110,7 +112,7 @@ def test_the_smoke_run_of_the_notebook(tmp_path):
     assert [r.info.status for r in runs] == ["FINISHED"]
 
 
-def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
+def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path, kernels):
     with pytest.raises(papermill.PapermillExecutionError):
         run_notebook({"folder": str(tmp_path / "nowhere")}, tmp_path / "run", progress=False)
     mlflow, experiment = open_store()
@@ -122,7 +124,7 @@ def test_a_failed_notebook_is_kept_with_its_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "monitor"])
-def test_papermill_by_hand_is_refused_a_name_that_the_notebook_lacks(tmp_path, name):
+def test_papermill_by_hand_is_refused_a_name_that_the_notebook_lacks(tmp_path, name, kernels):
     out = tmp_path / "out.ipynb"
     with pytest.raises(papermill.PapermillExecutionError) as e:
         papermill.execute_notebook(str(pipeline(name)), str(out), {"learning_rate": 0.1}, kernel_name="python3",
@@ -136,9 +138,9 @@ def test_wrong_parameters_start_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, eager):
     (tmp_path / "file").write_text("")
-    cfg = tiny(epochs=1)
+    cfg = short()
     with pytest.raises(OutputError, match="file: cannot be written"): quick(cfg, tmp_path / "file")
     def full(*a, **k): raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run"))
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
@@ -147,24 +149,24 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     assert not [n for n in left if n.endswith(".tmp")] and "fast.json" not in left
 
 
-def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures):
-    cfg = tiny(epochs=1)
+def test_other_data_in_the_same_folder_is_refused(tmp_path, pictures, eager):
+    cfg = short()
     quick(cfg, tmp_path / "run")
     other = cfg.model_copy(update={"data": cfg.data.model_copy(update={"folder": save(tmp_path / "new", pictures)})})
     with pytest.raises(DataError, match="digest"): quick(other, tmp_path / "run")
 
 
-def test_pictures_that_are_open_are_not_opened_again(tmp_path, monkeypatch):
-    cfg = tiny(epochs=1)
+def test_pictures_that_are_open_are_not_opened_again(tmp_path, monkeypatch, eager):
+    cfg = short()
     opened = open_pictures(cfg, progress=False)
     monkeypatch.setattr("agri_cae.data.open_dataset", lambda *a, **k: 1 / 0)
     monkeypatch.setattr("agri_cae.fitting.pictures.load_pictures", lambda *a, **k: 1 / 0)
     assert quick(cfg, tmp_path / "run", pictures=opened).card.data["digest"] == opened.data.digest
 
 
-def test_a_model_comes_with_the_profile_of_its_pictures(tmp_path, pictures):
+def test_a_model_comes_with_the_profile_of_its_pictures(tmp_path, pictures, eager):
     patches = [p[y:y + 64, x:x + 64] for p in pictures for y in range(0, 320, 80) for x in range(0, 300, 80)]
-    cfg = tiny(epochs=1, folder=save(tmp_path / "photos", patches))
+    cfg = short(folder=save(tmp_path / "photos", patches))
     done = train(cfg, tmp_path / "run", progress=False)
     profile = tmp_path / "run" / "fast.profile.json"
     assert json.loads(profile.read_text())["model"] == "fast@1"
@@ -175,10 +177,10 @@ def test_a_model_comes_with_the_profile_of_its_pictures(tmp_path, pictures):
         assert profile.name in {a.path for a in client.list_logged_model_artifacts(m.model_id)}
 
 
-def test_pairs_are_learned_without_added_noise(tmp_path, pictures):
+def test_pairs_are_learned_without_added_noise(tmp_path, pictures, eager):
     rng = np.random.default_rng(0)
     pairs = [(np.clip(p + rng.normal(0, 20, p.shape), 0, 255).astype("uint8"), p) for p in pictures]
-    assert list(fit(tiny(epochs=1), pairs[:1], pairs[1:], tmp_path, progress=False).sets) == ["pairs"]
+    assert list(fit(short(), pairs[:1], pairs[1:], tmp_path, progress=False).sets) == ["pairs"]
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
@@ -199,23 +201,23 @@ def test_a_short_run_is_better_than_its_input_and_says_so(tmp_path, pictures, ca
     assert [h["val_noisy_psnr"] for h in done.fitted.state.history] == [noisy] * 3
 
 
-def test_a_model_that_makes_pictures_worse_is_not_called_good(tmp_path, caplog):
+def test_a_model_that_makes_pictures_worse_is_not_called_good(tmp_path, caplog, eager):
     quick(tiny(epochs=1, steps_per_epoch=1, sigma_max=2.0), tmp_path)
     assert "make pictures worse" in caplog.text
 
 
-def test_a_model_has_the_bands_of_its_pictures(tmp_path):
+def test_a_model_has_the_bands_of_its_pictures(tmp_path, eager):
     for i in range(4):
         x = np.random.default_rng(i).integers(40, 200, (12, 12), np.uint8)
         cv2.imwrite(str(tmp_path / f"{i}.png"), cv2.resize(x, (96, 96)))
-    grey = tiny(epochs=1, folder=str(tmp_path))
+    grey = short(folder=str(tmp_path))
     assert grey.model.channels is None
     done = quick(grey, tmp_path / "run")
     assert done.card.channels == done.card.train["channels"] == 1
     assert Denoiser.load(done.weights)(np.full((40, 40), 99, np.uint8)).shape == (40, 40)
     assert quick(grey, tmp_path / "run").score == done.score  # it is the same run
     with pytest.raises(ConfigError, match=r"channels: is 3, but the pictures have 1\. Leave it out"):
-        quick(tiny(epochs=1, folder=str(tmp_path), channels=3), tmp_path / "other")
+        quick(short(folder=str(tmp_path), channels=3), tmp_path / "other")
     assert not [p for p in (tmp_path / "other").iterdir() if p.name[0] != "."]
 
 
@@ -239,15 +241,15 @@ def test_patience_ends_a_run(tmp_path, pictures):
     assert stale.state.epoch - 1 - stale.state.best_epoch == 2
 
 
-def test_a_run_goes_on_from_shipped_weights(tmp_path):
-    first = quick(tiny(epochs=1), tmp_path / "a")
-    second = quick(tiny(epochs=1, init_from=str(first.weights)), tmp_path / "b")
+def test_a_run_goes_on_from_shipped_weights(tmp_path, eager):
+    first = quick(short(), tmp_path / "a")
+    second = quick(short(init_from=str(first.weights)), tmp_path / "b")
     assert len(second.card.history) == 2 and second.card.version == "2"
     assert str(tmp_path) not in second.card.model_dump_json()
 
 
-def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
-    first, more = (train(tiny(epochs=n), tmp_path / "run", progress=False) for n in (1, 2))
+def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path, eager):
+    first, more = (train(short(epochs=n), tmp_path / "run", progress=False) for n in (1, 2))
     mlflow, _ = open_store()
     run = mlflow.get_run(first.run_id)
     assert more.run_id == first.run_id and run.info.status == "FINISHED"
@@ -255,8 +257,8 @@ def test_a_tracked_run_goes_on_with_a_larger_budget(tmp_path):
     assert [m.step for m in mlflow.MlflowClient().get_metric_history(first.run_id, "val_psnr")] == [0, 1]
 
 
-def test_a_model_with_a_name_of_its_own(tmp_path):
-    cfg, run = tiny(epochs=1, name="orchard"), tmp_path / "run"
+def test_a_model_with_a_name_of_its_own(tmp_path, eager):
+    cfg, run = short(name="orchard"), tmp_path / "run"
     done = train(cfg, run, progress=False)
     assert {f.name for f in run.glob("*.keras")} == {"orchard.keras"} and done.weights.name == "orchard.keras"
     assert {"orchard.onnx", "orchard.json"} <= {f.name for f in run.iterdir()}
@@ -272,10 +274,10 @@ def test_a_model_with_a_name_of_its_own(tmp_path):
     assert train(cfg, run, progress=False).weights == done.weights
 
 
-def test_widened_data_is_reproducible(tmp_path):
-    plain = {"epochs": 1, "recipe": "field"}
+def test_widened_data_is_reproducible(tmp_path, eager):
+    plain = {"recipe": "field"}
     wide = plain | {"scale_jitter": 0.5, "colour_jitter": 1.0, "permute": 0.5, "synthetic": 0.5}
-    a, b, c = (quick(tiny(**fields), tmp_path / n) for n, fields in (("a", wide), ("b", wide), ("c", plain)))
+    a, b, c = (quick(short(**fields), tmp_path / n) for n, fields in (("a", wide), ("b", wide), ("c", plain)))
     alike(a.fitted, b.fitted)
     assert a.fitted.state.history[0]["loss"] != c.fitted.state.history[0]["loss"]
     assert a.card.train["synthetic"] == 0.5

@@ -61,8 +61,8 @@ def average_momentum(
 class GrowingAverage:
     "For an optimizer: its average of the weights suits short runs and long ones."
     def _update_model_variables_moving_average(self, trainable_variables):
+        kept = average_momentum(ops.cast(self.iterations, "float32"), self.ema_momentum)
         for v, average in zip(trainable_variables, self._model_variables_moving_average, strict=True):
-            kept = average_momentum(ops.cast(self.iterations, v.dtype), self.ema_momentum)
             average.assign(kept * average + (1 - kept) * v)
 
 # %% ../../nbs/fitting/01_step.ipynb #9f95f9fe

@@ -1,6 +1,5 @@
 "Two models side by side: slices that add up, what decides, drawn patterns against real files, and the command."
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -185,12 +184,6 @@ def test_validation_photos(folder):
     assert {p.domain for p in validation_photos(DataConfig(folder=str(folder)))} == {"in"}
 
 
-def command(*args, cwd):
-    code = [sys.executable, "-c", "from agri_cae.cli.main import main; main()", "compare"]
-    env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run([*code, *map(str, args)], capture_output=True, text=True, cwd=cwd, env=env)
-
-
 def test_command(tmp_path, folder, monkeypatch):
     (tmp_path/"run").mkdir()
     box_model(tmp_path/"run", name="fast")
@@ -198,13 +191,12 @@ def test_command(tmp_path, folder, monkeypatch):
     (tmp_path/"tests").mkdir()
     cv2.imwrite(str(tmp_path/"tests/t.png"), cv2.imread(str(folder/"air0.png")))
     options = "--config", "run.yaml", "--beside", "tests", "--out", "out", "--json", "-q"
-    done = command("run/fast.onnx", *options, cwd=tmp_path)
-    assert done.returncode == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = call("compare", "run/fast.onnx", *options, rc=1)
     told = json.loads(done.stdout)
     assert told["ships"] is False and {s["domain"] for s in told["slices"]} == {"in", "out", "tests", "drawn"}
     assert [*told["slices"][0]["psnr"]] == ["fast (run)", "fast"]
     assert "tests (decides nothing)" in (tmp_path/"out/compare.md").read_text("utf-8")
-    monkeypatch.chdir(tmp_path)
     for wrong, code in ((("run/fast.onnx",), 2), (("none.onnx", "--folder", folder), 2),
                         (("fast", "--folder", tmp_path/"nothing"), 1)):
         bad = call("compare", *wrong, rc=code)

@@ -150,12 +150,21 @@ print(rc, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"""
         ),
     ],
 )
-def test_100_megapixels(here, format):
-    "Peak memory of the whole command stays below 1.5 GB"
+def test_100_megapixels(here, model, format):
+    """Peak memory of the whole command stays below 1.5 GB. A tiny model denoises all of it, the shipped one a piece of
+    many tiles, unless AGRI_CAE_SLOW=1: what that takes more is added"""
     flower = read_image(sample("field_camera"))
     big = np.tile(flower.data, (24, 16, 1))[:10000, :10000]
-    write_image(Picture(big, format=dict(jpg="jpeg", tif="tiff")[format]), here / f"big.{format}")
-    del big
-    rc, peak = _peak(["denoise", f"big.{format}", "--model", "fast", "-q"])
-    assert rc == 0 and read_image(f"big_denoised.{format}").data.shape == (10000, 10000, 3)
-    assert peak < 1.5e9, f"{peak / 1e9:.2f} GB"
+    for name, pixels in (("big", big), ("piece", big[:3000, :3000])):
+        write_image(Picture(pixels, format=dict(jpg="jpeg", tif="tiff")[format]), here / f"{name}.{format}")
+    del big, pixels
+
+    def peak(name, weights):
+        rc, found = _peak(["denoise", f"{name}.{format}", f"out.{format}", "--model", weights, "--overwrite", "-q"])
+        assert rc == 0
+        return found
+
+    if os.environ.get("AGRI_CAE_SLOW"): most = peak("big", "fast")
+    else: most = max(0, peak("piece", "fast") - peak("piece", model)) + peak("big", model)
+    assert read_image(f"out.{format}").data.shape == (10000, 10000, 3)
+    assert most < 1.5e9, f"{most / 1e9:.2f} GB"

@@ -1,14 +1,14 @@
 "Retraining: what is vetted, who becomes champion, what an interruption leaves."
 
 import json
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("keras")
+from commands import call
+
 from agri_cae.config import ConfigError, TrainConfig, unflatten
 from agri_cae.io.images import read_image, sample
 from agri_cae.lifecycle import gate, retrain as module
@@ -54,7 +54,7 @@ def gains(monkeypatch, test, on_new):
     monkeypatch.setattr(gate, "compare_models", shifted)
 
 
-def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, monkeypatch):
+def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, monkeypatch, kernels, eager):
     store = tmp_path / "store"
     store.mkdir()
     photo = read_image(sample("field_camera")).data[..., ::-1]
@@ -91,7 +91,7 @@ def test_the_better_one_wins_and_the_worse_one_does_not(tmp_path, home, new, mon
     assert not again.promoted and f"{len(added)} is known already" in again.reason
 
 
-def test_a_trained_model_comes_with_a_profile(tmp_path, home):
+def test_a_trained_model_comes_with_a_profile(tmp_path, home, eager):
     photos = [read_image(sample(n)).data[..., ::-1] for n in ("field_camera", "airborne")]
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -135,11 +135,10 @@ def test_only_one_at_a_time(tmp_path, home, new):
 
 
 def test_the_command_waits_for_pictures_and_for_an_alert(tmp_path, home, new):
-    command = [sys.executable, "-c", "from agri_cae.cli.main import main; main()", "retrain", str(new), "--json"]
+    def reason(*args):
+        return json.loads(call("retrain", new, "--json", *args).stdout)["reason"]
 
-    def run(*args):
-        return subprocess.run([*command, *args], capture_output=True, text=True)
-
-    assert "holds 6 of 50" in json.loads(run("--at-least", "50").stdout)["reason"]
-    assert "there is no" in json.loads(run("--alert", str(tmp_path / "alert")).stdout)["reason"]
-    assert run("--set", "nothing").returncode == 2 and not aliases()
+    assert "holds 6 of 50" in reason("--at-least", "50")
+    assert "there is no" in reason("--alert", tmp_path / "alert")
+    call("retrain", new, "--set", "nothing", rc=2)
+    assert not aliases()

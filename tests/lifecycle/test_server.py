@@ -3,8 +3,6 @@ and what happens when the server goes away."""
 
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +18,8 @@ from typer.testing import CliRunner
 pytest.importorskip("psycopg2")
 pytest.importorskip("mlflow")
 import mlflow
+from commands import call
+from forked import MAIN, fork
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow_server import HAS_POSTGRESQL, Server, postgresql
 
@@ -35,7 +35,6 @@ from agri_cae.train import train
 QUICK = dict(epochs=2, steps_per_epoch=2, minutes=None, patch=32, batch=2, ema=0.5)
 NOT_THERE = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
 pytestmark = pytest.mark.skipif(not HAS_POSTGRESQL, reason=NOT_THERE)
-MAIN = [sys.executable, "-c", "from agri_cae.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +71,18 @@ def agri(*args, code=0):
     return done.stdout
 
 
-def start(file, out):
-    command = [*MAIN, "sweep", str(file), "--out", str(out), "--json"]
-    with open(file.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+def start(file, out, answer):
+    return fork(MAIN, "sweep", file, "--out", out, "--json", out=answer, log=file.with_suffix(".log"))
 
 
-def test_from_sweep_to_champion(tmp_path, server):
+def test_from_sweep_to_champion(tmp_path, server, kernels, eager):
     "Two processes share a sweep on a store that is still empty"
     file = tmp_path / "space.yaml"
     file.write_text(yaml.safe_dump(dict(name="remote", space=dict(lr=[1e-3, 3e-3]), fixed=QUICK)))
-    both = [start(file, tmp_path / "s") for _ in range(2)]
-    found = [json.loads(p.communicate(timeout=1200)[0] or "{}") for p in both]
-    assert [p.returncode for p in both] == [0, 0], file.with_suffix(".log").read_text()[-3000:]
+    answers = [tmp_path / f"{i}.json" for i in range(2)]
+    both = [start(file, tmp_path / "s", answer) for answer in answers]
+    assert [p.wait(1200) for p in both] == [0, 0], file.with_suffix(".log").read_text()[-3000:]
+    found = [json.loads(answer.read_text() or "{}") for answer in answers]
     boards = [f["leaderboard"] for f in found]  # of the one that ended last
     board = next((b for b in boards if [r["state"] for r in b] == ["complete"] * 2), None)
     assert board, boards
@@ -97,7 +95,8 @@ def test_from_sweep_to_champion(tmp_path, server):
 
     (version,) = json.loads(agri("models", "list", "--json"))
     assert version["alias"] == "challenger" and version["reason"] == "best of 2 trials of the sweep remote"
-    assert "not promoted: may be worse" in agri("models", "promote", "--quiet", code=1)  # than the shipped fast
+    told = agri("models", "promote", "--limit", "side=96", "--quiet", code=1)
+    assert "not promoted: may be worse" in told  # than the shipped fast
     assert "was refused already" in agri("models", "promote", "--quiet", code=1)
     assert "promoted anyway: a test" in agri("models", "promote", "--anyway", "--reason", "a test")
     card = json.loads(agri("models", "show", "champion"))
@@ -115,7 +114,7 @@ def test_from_sweep_to_champion(tmp_path, server):
     done = train(cfg, tmp_path / "two", progress=False)
     register(done.run_id, reason="another")
     assert "train.lr" in agri("models", "diff", "challenger", "champion")
-    assert "not promoted: " in agri("models", "promote", "--margin", 50, "--quiet", code=1)
+    assert "not promoted: " in agri("models", "promote", "--margin", 50, "--limit", "side=96", "--quiet", code=1)
     assert aliases() == {"champion": "1", "challenger": "2"}
     crown("2", "a test")
     assert "version 1 is the champion again" in agri("models", "rollback") and aliases()["champion"] == "1"
@@ -126,7 +125,7 @@ def test_from_sweep_to_champion(tmp_path, server):
     assert abs(again["recorded"] - again["found"]) <= 0.02 and again["run_id"] not in ("", best)
 
 
-def test_input_examples(tmp_path):
+def test_input_examples(tmp_path, eager):
     done = train(unflatten(TrainConfig, QUICK), tmp_path / "run", progress=False)
     of_run = dict(experiment_ids=[open_store()[1]], filter_string=f"source_run_id = '{done.run_id}'")
     logged = mlflow.search_logged_models(**of_run, output_format="list")
@@ -149,7 +148,7 @@ def few_retries(monkeypatch):
         yield
 
 
-def test_a_server_that_goes_away_in_the_middle(tmp_path, server, monkeypatch):
+def test_a_server_that_goes_away_in_the_middle(tmp_path, server, monkeypatch, eager):
     class Cut(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 0:
@@ -161,9 +160,8 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path, server, monkeypatch):
         with few_retries(monkeypatch), silent:
             train(cfg, tmp_path / "run", callbacks=(Cut(),), progress=False)
         run = (tmp_path / "run" / "mlflow_run.txt").read_text()
-        done = subprocess.run([*MAIN, "models", "list"], capture_output=True, text=True)
-        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-        assert "does not answer" in done.stderr.splitlines()[-1]
+        said = call("models", "list", rc=1).stderr
+        assert "Traceback" not in said and "does not answer" in said.splitlines()[-1], said
         with pytest.raises(StoreError):
             Denoiser.load("models:/agri-cae@champion")
     finally:
@@ -174,7 +172,7 @@ def test_a_server_that_goes_away_in_the_middle(tmp_path, server, monkeypatch):
     assert sorted(m.step for m in scores) == [0, 1]  # the lost one, too
 
 
-def test_a_sweep_goes_on_after_the_server_was_away(tmp_path, server, monkeypatch):
+def test_a_sweep_goes_on_after_the_server_was_away(tmp_path, server, monkeypatch, kernels):
     from threading import Thread
 
     sweep = SweepConfig(name="cut", space=dict(lr=[1e-3]), fixed=QUICK | dict(epochs=6))

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import yaml
+from commands import call
 
 from agri_cae.modelfiles.card import read_card, shipped
 from agri_cae.monitoring import alerts
@@ -160,12 +162,10 @@ def draw(rng, brightness):
     return {k: rng.normal(brightness if k == "brightness" else 50, 10) for k in STATISTICS}
 
 
-def retrain(new, alert, home):
-    "The command that a timer calls; what it prints as JSON, None where it fails"
-    code = "from agri_cae.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "retrain", str(new), "--alert", str(alert), "--at-least", "0", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "AGRI_CAE_HOME": str(home)})
-    return json.loads(done.stdout or "null")
+def retrain(new, alert, home, rc=0):
+    "The command that a timer calls; what it prints"
+    with mock.patch.dict(os.environ, AGRI_CAE_HOME=str(home)):
+        return call("retrain", new, "--alert", alert, "--at-least", 0, "--json", rc=rc).stdout
 
 
 def test_an_alert_file_starts_one_retraining(tmp_path):
@@ -184,11 +184,11 @@ def test_an_alert_file_starts_one_retraining(tmp_path):
         Watcher(log, {"m": profile}).once()
 
     answer(120)
-    assert not alert.exists() and "there is no" in retrain(new, alert, home)["reason"]
+    assert not alert.exists() and "there is no" in json.loads(retrain(new, alert, home))["reason"]
     answer(60)
     assert [(a["kind"], a["name"]) for a in json.loads(alert.read_text())] == [("darker", "m@1")]
     # it starts, and fails for want of pictures; the file stays for the next time
-    assert retrain(new, alert, home) is None and alert.exists()
+    assert not retrain(new, alert, home, rc=1) and alert.exists()
     alert.unlink()
     Watcher(log, {"m": profile}).once()
     assert not alert.exists()  # one alert, one retraining

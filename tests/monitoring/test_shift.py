@@ -136,7 +136,7 @@ def as_long_on_leaves(cfg, first, folder):
     return whole_sets(compare_models(models, shots, EvalConfig().sigmas, patterns=False, progress=False))[NEW]
 
 
-def test_a_real_shift_promotes_the_challenger(champion, tmp_path):
+def test_a_real_shift_promotes_the_challenger(champion, tmp_path, kernels):
     cfg, _, first = champion
     others = [*crops("drone-farmland", "drone-soil-grass", "drone-NIR-field", "plants-on-soil")]
     before = aliases()["champion"]

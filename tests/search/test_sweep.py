@@ -6,13 +6,14 @@ import importlib.util
 import os
 import random
 import signal
-import subprocess
-import sys
+from subprocess import TimeoutExpired
 
 import pytest
 import yaml
 
 pytest.importorskip("keras")
+from forked import MAIN, fork, run_in_forks, start_server
+
 from agri_cae.config import AgriCaeError, ConfigError, DataError
 from agri_cae.search import trials
 from agri_cae.search.space import SweepConfig
@@ -28,10 +29,7 @@ def own_store(tmp_path, monkeypatch):
 
 
 def start(file, *more):
-    main = [sys.executable, "-c", "from agri_cae.cli.main import main; main()"]
-    with open(file.with_suffix(".log"), "a") as log:
-        command = [*main, "sweep", str(file), "--workers", "2", *more]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    return fork(MAIN, "sweep", file, "--workers", 2, *more, out=os.devnull, log=file.with_suffix(".log"))
 
 
 def outcomes():
@@ -52,10 +50,10 @@ def test_killed_at_random_and_restarted(tmp_path):
     space, rng = dict(lr=dict(low=1e-4, high=1e-2, log=True), loss=["psnr", "mse"]), random.Random()
     file = write(tmp_path, space=space, trials=count, prune=False)
     for _ in range(kills):
-        run, pause = start(file), rng.uniform(8, 15 * count)
+        run, pause = start(file), rng.uniform(1, 10 * count)
         try:
             run.wait(pause)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             os.kill(run.pid, signal.SIGKILL)
             assert run.wait() == -signal.SIGKILL, pause
     both = [start(file), start(file)]  # two at once share what is left
@@ -80,12 +78,17 @@ def scheduler():
     "The address of two Dask workers; None, which means processes of the sweep's own, where Dask is not installed"
     if not importlib.util.find_spec("distributed"): yield None
     else:
+        import dask
         import distributed
         how = dict(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
-        with distributed.LocalCluster(**how) as cluster: yield cluster.scheduler_address
+        forked = {"distributed.worker.multiprocessing-method": "forkserver", "distributed.worker.daemon": False}
+        start_server()
+        with dask.config.set(forked), distributed.LocalCluster(**how) as cluster:
+            with distributed.Client(cluster) as client: client.run(run_in_forks)
+            yield cluster.scheduler_address
 
 
-def test_a_failing_trial_stops_no_other_on_dask_either(tmp_path, scheduler):
+def test_a_failing_trial_stops_no_other_on_dask_either(tmp_path, scheduler, kernels):
     "A patch of 1024 fits no sample; the check before the first trial sees the first values of the others only"
     with pytest.raises(AgriCaeError, match=r"space\.patch = 1024"):
         run_sweep(SweepConfig(space=dict(patch=[32, 1024])), tmp_path / "s", progress=False)

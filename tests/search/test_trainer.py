@@ -6,8 +6,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,8 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from commands import call
+from forked import fork
 
 from agri_cae.config import TrainConfig, unflatten
 from agri_cae.fitting.checkpoint import State, variables
@@ -53,21 +53,25 @@ def queue(tmp_path, monkeypatch):
 
 
 def start(queue, path):
-    code = f"""
+    code = """
+import sys
 from agri_cae.search.trainer import Stopped, work
 from agri_cae.tracking.logs import setup_logging
 setup_logging()
-try: work({str(queue)!r}, (), {str(path)!r}, track=False)
+try: work(sys.argv[1], (), sys.argv[2], track=False)
 except Stopped: print("stopped")
 """
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen([sys.executable, "-c", code], **pipes)
+    log = queue.with_suffix(".log")
+    return fork(code, queue, path, out=log, log=log)
+
+
+def said(queue): return queue.with_suffix(".log").read_text()
 
 
 def wait_for(what, process, seconds=300):
     deadline = time.monotonic() + seconds
     while not what():
-        assert process.poll() is None, process.stdout.read()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -91,7 +95,7 @@ def test_killed_at_random_it_goes_on_without_a_jump(queue, tmp_path):
         assert before < epoch(run)
     for p in (folder.path, tmp_path / "whole"):
         process = start(path, p)
-        assert process.wait() == 0, process.stdout.read()
+        assert process.wait() == 0, said(path)
     killed, whole = checkpoint_state(run), checkpoint_state(tmp_path / "whole" / "runs" / "long")
     assert killed["pixels"] == whole["pixels"] == epochs * EPOCH * 1e9
     assert all([h["epoch"] for h in s["history"]] == [*range(1, epochs, 2)] for s in (killed, whole))
@@ -118,10 +122,10 @@ def test_it_waits_for_a_benchmark_stops_after_a_checkpoint_and_branches_off(queu
         assert not checkpoint_state(run)
     wait_for(lambda: epoch(run) > 1, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait() == 0 and "stopped" in process.stdout.read()
+    assert process.wait() == 0 and "stopped" in said(path)
     assert 1 < epoch(run) < 30
     process = start(path, "")
-    assert process.wait() == 0, process.stdout.read()
+    assert process.wait() == 0, said(path)
     assert epoch(run) == 31 and next_job(Queue.from_yaml(path), folder) is None
     branch = folder.weights(Queue.from_yaml(path).job("a-2"))
     card = read_card(branch)
@@ -130,9 +134,9 @@ def test_it_waits_for_a_benchmark_stops_after_a_checkpoint_and_branches_off(queu
     taught = read_card(home / "runs" / "b" / "fast.onnx")
     assert taught.train["teacher"] == "fast.onnx" and str(tmp_path) not in taught.model_dump_json()
     assert results(path, "other.yaml", home) == []
-    said = status(path)
+    shown = status(path)
     parts = "a: ", "a-2, decay: ", "done: a-1, a-2, b", "the queue is at its end"
-    assert [p for p in parts if p not in said] == []
+    assert [p for p in parts if p not in shown] == []
 
 
 class Gaussian(Gaussian):
@@ -168,18 +172,13 @@ def test_the_decay_of_a_run_by_command(tmp_path, monkeypatch):
     monkeypatch.setenv("AGRI_CAE_HOME", str(tmp_path / "home"))
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY | dict(epochs=2, schedule="constant")))
 
-    def agri_cae(*args):
-        command = ["agri-cae", "train", "--no-track", *args]
-        return subprocess.run(command, capture_output=True, text=True)
+    def agri_cae(*args, rc=0):
+        return call("train", "--no-track", *args, rc=rc)
 
-    nothing = agri_cae("--decay", "1e-5")
-    assert nothing.returncode == 2 and "holds no run at a constant rate" in nothing.stderr
+    assert "holds no run at a constant rate" in agri_cae("--decay", "1e-5", rc=2).stderr
     run = tmp_path / "home" / "runs" / "long"
-    long = agri_cae("--config", str(tmp_path / "tiny.yaml"), "--out", str(run))
-    assert long.returncode == 0, long.stderr
-    decayed = agri_cae("--decay", "1e-5")
-    assert decayed.returncode == 0, decayed.stderr
-    weights = Path(decayed.stdout.strip())
+    agri_cae("--config", tmp_path / "tiny.yaml", "--out", run)
+    weights = Path(agri_cae("--decay", "1e-5").stdout.strip())
     assert weights.parent.parent == run and read_card(weights).train["schedule"] == "decay"
     assert json.loads((weights.parent / "history.json").read_text())[-1]["lr"] < 1e-3
-    assert agri_cae("--run", str(tmp_path)).returncode == 2
+    agri_cae("--run", tmp_path, rc=2)
