@@ -145,9 +145,7 @@ def _count_tiles(d, shape):
 def _restore(src, dst, valid, nodata, g):
     "Make `dst` (H, W, bands) true where the network has no say; `valid` like `diagnosis.Group.of`"
     keep_levels(src, dst, g.span, valid)
-    if len(g.writes) == 3:
-        white = g.noise.sigma if g.noise and g.noise.kind == "white" else 0
-        keep_neutral(src, dst, white / 255 * (g.span[1] - g.span[0]), valid)
+    if len(g.writes) == 3: keep_neutral(src, dst, valid)
     for i in range(src.shape[2]):
         before, after = src[..., i], dst[..., i]
         known = valid if valid is None or valid.ndim == 2 else valid[..., i]

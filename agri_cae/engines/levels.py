@@ -89,6 +89,7 @@ def keep_levels(
 
 # %% ../../nbs/engines/03_levels.ipynb #49e97fd9
 _COLOUR, _TINT = (1.1, 1.25), (3, 5)   # over that of noise: fully neutral, and no longer
+_QUIET = .05   # share of the places in which colour varies least: only by the noise
 _FROM_GREY = np.float32(np.eye(3) - 1 / 3)
 
 def _colour_sums(data, valid):
@@ -109,26 +110,27 @@ def _falling(x, ends): return np.clip((ends[1] - x) / (ends[1] - ends[0]), 0, 1)
 
 def neutral_share(
     before:np.ndarray,          # (H, W, 3) as stored
-    sigma:float=0.,             # of white noise, in stored units; 0: not known
     valid:np.ndarray|None=None, # (H, W) or (H, W, 3) bool: pixels that count; None: all
 )->np.ndarray:                  # (h, w) of blocks of 4x4, from 0: coloured, to 1: grey within the noise
     "How surely each place is grey."
     sums, squares, counts = _colour_sums(before, valid)
     number = np.maximum(_smooth(counts), 1e-3)   # of pixels in a block
-    noise = 2 * sigma**2 + (1 / 6 if before.dtype.kind in "iu" else 1e-12)   # and rounding
-    colour = _smooth(squares) / number / noise
-    tint = np.square(_smooth(sums) / number[..., None]).sum(2) / noise * np.maximum(_MEANS * number, 1)
-    return _falling(colour, _COLOUR) * _falling(tint, _TINT)
+    tint = np.square(_smooth(sums) / number[..., None]).sum(2)
+    energy = _smooth(squares) / number
+    seen = (energy - tint)[counts > 0]
+    least = 1 / 6 if before.dtype.kind in "iu" else 1e-12   # of rounding
+    noise = max(np.quantile(seen, _QUIET), least) if seen.size else least
+    chance = noise / np.maximum(_MEANS * number, 1)
+    return _falling(energy / noise, _COLOUR) * _falling(tint / chance, _TINT)
 
 # %% ../../nbs/engines/03_levels.ipynb #5bc145f8
 def keep_neutral(
     before:np.ndarray,          # (H, W, 3) as stored
     after:np.ndarray,           # the same shape and data type, changed in place
-    sigma:float=0.,             # as for `neutral_share`
-    valid:np.ndarray|None=None, # the same
+    valid:np.ndarray|None=None, # as for `neutral_share`
 ):
     "Make `after` grey where `before` is grey within its noise."
-    share = neutral_share(before, sigma, valid)
+    share = neutral_share(before, valid)
     if not share.any(): return
     share = np.pad(share[..., None], ((1, 1), (0, 0), (0, 0)), mode="edge")
     for i in range(0, len(after), _ROWS):

@@ -108,10 +108,10 @@ def _tiff_tags(meta, provenance):
 def _elsewhere(meta, format):
     "Metadata of a JPEG for another format"
     style = meta.style
-    lost = sum(m != Marker.APP0 for m, _ in style.segments), len(style.behind.data)
-    if any(lost):
-        what = "%s cannot hold %d segments of metadata and %d bytes behind the picture; they are left out"
-        log.warning(what, format.upper(), *lost)
+    lost = {"segments of metadata": sum(m != Marker.APP0 for m, _ in style.segments),
+            "bytes behind the picture": len(style.behind.data)}
+    what = " and ".join(f"{n} {things}" for things, n in lost.items() if n)
+    if what: log.warning("%s cannot hold %s; they are left out", format.upper(), what)
     return replace(meta, xmp=meta.xmp and drop_claims(meta.xmp), style=None)
 
 # %% ../../nbs/io/29_metadata.ipynb #e01589f0
