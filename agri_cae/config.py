@@ -333,7 +333,7 @@ class ServeConfig(Entity):
         description="copies of the picture, mirrored and turned, whose mean is taken; 0: as many as "
                     "the model's card says")
     tile: int = Field(1024, ge=64, multiple_of=8,
-        description="side of the square that is denoised at once, pixels; memory follows it")
+        description="side of the square that is denoised at once, pixels")
     overlap: int = Field(64, ge=0, multiple_of=8, description="pixels that neighbouring tiles share on each side")
     threads: int = Field(0, ge=0, description="threads of the engine; 0: as many as the process has cores")
     value_range: ValueRange | None = Field(None,

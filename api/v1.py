@@ -88,7 +88,8 @@ Tile = Annotated[int | None, Query(
     ge=200, le=2048, multiple_of=8, description="side of the square that is denoised at once, pixels")]
 Range = Annotated[str | None, Query(
     max_length=64, examples=["5000,10000"],
-    description="stored values that mean black and white; by default the range of the data type")]
+    description="stored values that mean black and white; by default the range of 8-bit types, and for others the "
+                "values in the picture")]
 Format = Annotated[Literal[*dict.fromkeys(o[1:] for o in SUFFIXES)] | None, Query(
     description="of the answer; by default what Accept asks for, else that of the picture")]
 Force = Annotated[bool, Query(description="denoise again what was denoised before")]

@@ -79,7 +79,7 @@ _Ensemble = Annotated[int | None, typer.Option(
     help="Average over 2, 4 or 8 mirrored and turned copies of the picture: it takes as many times as long and does "
          "a little better. 0: what the model does, 4 for best, 1 for others.  [default: 0]")]
 _Tile = Annotated[int | None, typer.Option(
-    help="Side of the square that is denoised at once, pixels; memory follows it.  [default: 1024]")]
+    help="Side of the square that is denoised at once, pixels.  [default: 1024]")]
 _Engine = Annotated[str | None, typer.Option(
     help="onnx, openvino or keras; by default what the model file is, onnx for shipped models.")]
 _Precision = Annotated[str | None, typer.Option(
