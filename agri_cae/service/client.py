@@ -19,6 +19,7 @@ from ..config import AgriCaeError, ConfigError, ImageError, OutputError
 from ..io.files import FULL, disk_full, new_file, printable
 from ..io.formats import sniff
 from ..io.images import SUFFIXES
+from ..io.sidecars import carried, find_sidecars, nodata_beside, plan_sidecars
 from ..tracking.logs import option
 
 # %% ../../nbs/service/02_client.ipynb #498d2264
@@ -41,10 +42,30 @@ def answer_error(
     return ImageError(where, detail)
 
 # %% ../../nbs/service/02_client.ipynb #e7a4a5aa
+_BANDS = 64   # more than a picture has
+
 def _read(src):
     try: return src.read() if hasattr(src, "read") else Path(src).read_bytes()
     except OSError as e:
         raise ImageError(printable(src), f"cannot be read ({e.strerror or e})", "Check the file") from None
+
+def _check_beside(src):
+    "Which pixels are valid, a service does not know when that stands in another file"
+    if not isinstance(src, str | Path): return
+    mask = next((s.path for s in find_sidecars(src) if s.full and s.ending.lower() == ".msk"), None)
+    if mask or nodata_beside(src, _BANDS):
+        what = f"has a mask beside it ({mask.name})" if mask else "has a nodata value beside it (.aux.xml)"
+        raise ImageError(printable(src), f"{what}, which a service does not get", "Denoise it on this machine")
+
+def _record(head, measure, left, warnings):
+    "What the headers of an answer say of a picture"
+    done = dict(model=head["X-Model-Version"], strength=float(head["X-Strength"]))
+    if "X-Value-Range" in head:
+        done["range"] = [float(v) for v in head["X-Value-Range"].split()]
+    if measure and "X-Noise-Sigma" in head: done["sigma"] = float(head["X-Noise-Sigma"])
+    if left: done["left"] = left
+    warnings = [*filter(None, head.get("X-Warnings", "").split("; ")), *warnings]
+    return done | dict(warnings=warnings) if warnings else done
 
 def _write(dst, body, overwrite):
     try:
@@ -134,15 +155,16 @@ class Remote:
         force:bool=False,      # also when `src` was denoised before
         progress=None,         # called as progress(1, 1) when done
         measure:bool=False,    # give the noise of `src`, too
-    )->dict:                   # model, strength, and where it was measured sigma (8-bit units)
-        """What `agri_cae.serve.denoise_file` does, by the service.
+    )->dict:                   # as `agri_cae.serve.denoise_file` gives it
+        """What `agri_cae.serve.denoise_file` does, by the service. A mask beside a picture is not sent.
 
         Raises `ImageError`, `OutputError`, `DenoisedBefore`, and `ConfigError` when the service cannot be used."""
         format = asked_format(src, dst)
         query = self.asked | (dict(force="true") if force else {}) | (dict(format=format) if format else {})
+        _check_beside(src)
         body, head = self.service.denoise(_read(src), printable(src), query)
-        _write(dst, body, overwrite)
+        left = head.get("X-Left-As-It-Is")
+        plan = plan_sidecars(src, dst, changed=not left)
+        with carried(plan, overwrite): _write(dst, body, overwrite)
         if progress: progress(1, 1)
-        sigma = head.get("X-Noise-Sigma") if measure else None
-        done = dict(model=head["X-Model-Version"], strength=float(head["X-Strength"]))
-        return done if sigma is None else done | dict(sigma=float(sigma))
+        return _record(head, measure, left, plan.warnings)
