@@ -42,6 +42,13 @@ def _alike(a, bands, old):
     if old.size == (width, height): return old
     return replace(old, size=(width, height), counts=(), overviews=(), mask=None)
 
+def _without_jpeg(style):
+    "The same layout, but nodata values stay as they are"
+    if style.compression != Compression.JPEG: return style
+    colour = Photometric.RGB if style.photometric == Photometric.YCBCR else style.photometric
+    return replace(style, compression=Compression.DEFLATE, predictor=2, photometric=colour, jpeg_tables=b"",
+                   jpeg_start=b"", overviews=tuple(_without_jpeg(o) for o in style.overviews))
+
 def new_style(
     a:np.ndarray,         # (H, W, samples)
     bands:int,            # of them colour
@@ -53,6 +60,7 @@ def new_style(
     if like is None:
         like = _plain(a, bands)
         if old and old.size == like.size: like = replace(like, mask=old.mask)
+    if like.nodata is not None: like = _without_jpeg(like)
     rows = like.rows
     if not like.tiled:
         rows = min(rows or max(1, _STRIP // (width * n * a.itemsize)), height)

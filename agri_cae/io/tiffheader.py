@@ -237,6 +237,8 @@ def _facts(style, pages, problem, tags):
         mask=style.mask is not None, overviews=len(style.overviews))
 
 # %% ../../nbs/io/17_tiffheader.ipynb #6d6be69e
+_BLURRED = "JPEG would change its nodata values, so a denoised picture is compressed with Deflate"
+
 def scan_tiff(
     f,        # seekable binary file
 )->tuple:     # `Facts`, `Meta` with a `TiffStyle`; its tags are those that are not layout
@@ -255,5 +257,7 @@ def scan_tiff(
     keep = Tags(order, {code: tag for code, tag in tags.items() if code not in LAYOUT})
     xmp, icc = (tags[code].raw if code in tags else None for code in (Tag.XMP, Tag.ICCProfile))
     warnings = (f"pages of another kind inside the file are left out ({left})",) if left else ()
+    if style.compression == Compression.JPEG and style.nodata is not None:
+        warnings += (_BLURRED,)
     meta = Meta(tags=keep, xmp=xmp, icc=icc, dpi=_resolution(tags), style=style, warnings=warnings)
     return _facts(style, pages, problem, tags), meta

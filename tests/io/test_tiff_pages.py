@@ -11,6 +11,7 @@ import pytest
 import tifffile
 
 from agri_cae.io.formats import Meta
+from agri_cae.io.images import read_image, write_image
 from agri_cae.io.tags import Entry, FieldType, GeoTag, LayoutTag, Tag, Tags, number_entry, read_ifd, text_entry, values
 from agri_cae.io.tiff import decode_tiff, decode_validity, encode_tiff
 from agri_cae.io.tiffheader import TiffStyle, nodata_of, scan_tiff
@@ -513,3 +514,24 @@ def test_overviews_with_impossible_tiles_take_the_layout_of_the_picture():
     _, meta, _, _, out = again(io.BytesIO(data))
     assert meta.style.overviews[0].tile == (16, 16)
     assert [p[:2] for p in pages(out)] == [(0, (32, 32)), (1, (16, 16))]
+
+
+@pytest.mark.parametrize("nodata", [0, 255, None])
+def test_nodata_in_jpeg_stays(tmp_path, nodata):
+    "JPEG would change the values at the edge: then the result is compressed without loss, overviews too, and says so"
+    rasterio = pytest.importorskip("rasterio")
+    a = np.random.default_rng(0).integers(20, 230, (3, 128, 160), np.uint8)
+    a[:, :50] = nodata or 0
+    how = dict(driver="GTiff", width=160, height=128, count=3, dtype="uint8", nodata=nodata, compress="jpeg",
+               photometric="ycbcr", tiled=True, blockxsize=64, blockysize=64)
+    with rasterio.open(tmp_path / "a.tif", "w", transform=rasterio.transform.from_origin(0, 0, 1, 1), **how) as f:
+        f.write(a)
+        f.build_overviews([2])
+    before = read_image(tmp_path / "a.tif")
+    write_image(before.with_data(np.where(before.data == (nodata or 0), before.data, 100)), tmp_path / "b.tif")
+    after = read_image(tmp_path / "b.tif")
+    with rasterio.open(tmp_path / "b.tif") as f: kind = f.profile["compress"], f.overviews(1)
+    assert kind == ("jpeg" if nodata is None else "deflate", [2])
+    assert any("JPEG would change" in w for w in before.warnings) == (nodata is not None)
+    if nodata is not None:
+        assert ((after.data == nodata) == (before.data == nodata)).all() and not after.warnings
