@@ -8,8 +8,9 @@ from filelock import FileLock
 from agri_cae.tracking import store
 
 # a file is run by one worker: those that take minutes begin first, so that no worker waits for the other at the end
-LONG = ("test_server.py", "test_sweep.py", "test_shift.py", "test_trainer.py", "test_train.py", "test_retrain.py",
-        "test_gate.py", "test_backends.py", "test_figures.py", "test_compare.py")
+LONG = ("test_sweep.py", "test_server.py", "test_train.py", "test_trainer.py", "test_retrain.py", "test_shift.py",
+        "test_backends.py", "test_arms.py", "test_container.py", "test_figures.py", "test_cli_files.py",
+        "test_model_files.py", "test_compare.py", "test_bench.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -160,11 +160,11 @@ def test_100_megapixels(here, model, format):
     del big, pixels
 
     def peak(name, weights):
-        rc, found = _peak(["denoise", f"{name}.{format}", f"out.{format}", "--model", weights, "--overwrite", "-q"])
-        assert rc == 0
+        out = f"{name}_{Path(weights).stem}.{format}"
+        rc, found = _peak(["denoise", f"{name}.{format}", out, "--model", weights, "-q"])
+        assert rc == 0 and read_image(out).data.shape == read_image(f"{name}.{format}").data.shape
         return found
 
     if os.environ.get("AGRI_CAE_SLOW"): most = peak("big", "fast")
     else: most = max(0, peak("piece", "fast") - peak("piece", model)) + peak("big", model)
-    assert read_image(f"out.{format}").data.shape == (10000, 10000, 3)
     assert most < 1.5e9, f"{most / 1e9:.2f} GB"
