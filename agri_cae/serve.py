@@ -144,8 +144,8 @@ def _count_tiles(d, shape):
 # %% ../nbs/05_serve.ipynb #93fe9a21
 def _restore(src, dst, valid, nodata, g):
     "Make `dst` (H, W, bands) true where the network has no say; `valid` like `diagnosis.Group.of`"
-    keep_levels(src, dst, g.span, valid)
     if len(g.writes) == 3: keep_neutral(src, dst, valid)
+    keep_levels(src, dst, g.span, valid)
     for i in range(src.shape[2]):
         before, after = src[..., i], dst[..., i]
         known = valid if valid is None or valid.ndim == 2 else valid[..., i]

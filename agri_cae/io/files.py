@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import uuid
 import zlib
@@ -140,6 +141,8 @@ _AGAIN = "Copy it again from its source"
 def _damage(e):
     "An exception of a decoder in one line"
     text = (str(e) or type(e).__name__).strip().splitlines()[0]
+    if {type(e), type(e.__cause__)} & {struct.error, IndexError}:
+        return "the file is truncated"
     if isinstance(e, (zlib.error, OSError)):
         return f"the compressed image data is damaged ({text})"
     clear = isinstance(e, ValueError) and text.startswith(("the ", "its ", "part"))

@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import re
 from pathlib import Path
 
 import badfiles
 import numpy as np
 import pytest
 from photos import FORMATS, GRADIENT, XMP, camera_exif
+from PIL import Image
 
 from agri_cae.config import ImageError
 from agri_cae.io.formats import Meta
@@ -124,3 +126,14 @@ def test_limit_of_the_settings(monkeypatch):
     monkeypatch.setenv("AGRI_CAE_MAX_PIXELS", "1000")
     with pytest.raises(ImageError, match="limit of 1,000"):
         read_image(sample("field_camera"))
+
+
+@pytest.mark.parametrize("format", ["gif", "bmp", "ppm", "jpeg2000", "tiff", "png", "jpeg", "webp"])
+def test_a_header_cut_anywhere_is_one_plain_sentence(format):
+    f = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).save(f, format)
+    for n in [*range(2, 60), 100, 200]:
+        try: read_image(f.getvalue()[:n])
+        except ImageError as e: said = str(e)
+        else: said = ""
+        assert not re.search("unpack|index|buffer|struct|NoneType|argument", said), (n, said)

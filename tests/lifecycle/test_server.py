@@ -93,7 +93,8 @@ def test_from_sweep_to_champion(tmp_path, server, kernels, eager):
     assert not (tmp_path / "home" / "mlflow.db").exists()
     best = next(r for r in runs if r.data.tags["trial"] == str(board[0]["trial"])).info.run_id
 
-    (version,) = json.loads(agri("models", "list", "--json"))
+    version, shipped = json.loads(agri("models", "list", "--json"))
+    assert (shipped["version"], shipped["alias"]) == ("fast", "champion")
     assert version["alias"] == "challenger" and version["reason"] == "best of 2 trials of the sweep remote"
     told = agri("models", "promote", "--limit", "side=96", "--quiet", code=1)
     assert "not promoted: may be worse" in told  # than the shipped fast
