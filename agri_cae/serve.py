@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'OWN_ERROR', 'model_path', 'auto_strength', 'LoadedModel', 'DenoisedBefore', 'LookingModel', 'Denoiser',
-           'residual', 'denoise_file']
+           'residual', 'why_left', 'denoise_file']
 
 # %% ../nbs/05_serve.ipynb #1d18db7d
 import dataclasses
@@ -321,6 +321,16 @@ def _overviews(picture, old):
     a = picture.data if picture.alpha is None else np.dstack([picture.data, picture.alpha])
     return remake_overviews(old, a, picture.data.shape[2], picture.valid, picture.nodata)
 
+# %% ../nbs/05_serve.ipynb #b22320e6
+def why_left(
+    denoiser:Denoiser, # the model
+    found:Diagnosis,   # of a picture
+)->str|None:           # such as "noise 0.8", or None
+    "Why a picture is left as it is, if it is."
+    if found.left: return found.left
+    too_clean = denoiser.cfg.strength == "auto" and not denoiser.strength_for(found)
+    return f"noise {found.sigma:.1f}" if too_clean else None
+
 # %% ../nbs/05_serve.ipynb #dac781dd
 def _summary(denoiser, found):
     "What a result says of a picture"
@@ -328,8 +338,8 @@ def _summary(denoiser, found):
     if found.sigma is not None: said["sigma"] = round(found.sigma, 2)
     noise = [g.noise for g in found.groups if g.noise]
     if noise: said |= dict(kind=noise[0].kind, certain=all(n.certain for n in noise))
-    if found.left: said["left"] = found.left
-    return said
+    left = why_left(denoiser, found)
+    return said | dict(left=left) if left else said
 
 def denoise_file(
     denoiser:Denoiser,      # the model

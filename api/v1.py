@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agri_cae.config import ConfigError
 from agri_cae.io.formats import WRITTEN_AS
 from agri_cae.io.images import SUFFIXES
+from agri_cae.serve import why_left
 from agri_cae.service.in_memory import comparison_png, describe
 
 from .problems import documented
@@ -124,7 +125,7 @@ def _facts(a, request):
             "X-Strength": f"{a.strength:g}", "X-Value-Range": "{:g} {:g}".format(*a.found.span),
             "X-Milliseconds": f"{milliseconds(request):g}", "Vary": "Accept"}
     if a.sigma is not None: told["X-Noise-Sigma"] = f"{a.sigma:.2f}"
-    if a.found.left: told["X-Left-As-It-Is"] = a.found.left
+    if left := why_left(a.denoiser, a.found): told["X-Left-As-It-Is"] = left
     if a.found.warnings: told["X-Warnings"] = "; ".join(a.found.warnings).encode("ascii", "replace").decode()
     return told
 

@@ -242,14 +242,18 @@ def _stopped_by_disk(todo, done, e, anew, as_json):
     return type(e)(e.where, f"{e.what}; {so_far}", f"{e.do}. {how}")
 
 def _sum_up(done):
-    if len(done.records) == 1 and not done.others: return
+    left = [r for r in done.records if "left" in r]
+    if len(done.records) == 1 and not done.others:
+        for r in left: log.info("%s: left as it is (%s)", r["source"], r["left"])
+        return
     for kind, files in done.warnings().items():
         if files > 1: log.warning("%d files: %s", files, kind)
     failed = done.count("failed") + len(done.errors)
     why = " (there already, or denoised before)" if done.count("skipped") else ""
     links = f"; linked folders not followed: {done.links}" if done.links else ""
-    log.info("%d denoised, %d skipped%s, %d failed; %d other files left alone%s",
-             done.count("done"), done.count("skipped"), why, failed, done.others, links)
+    same = f" ({len(left)} of them left as they are)" if left else ""
+    log.info("%d denoised%s, %d skipped%s, %d failed; %d other files left alone%s",
+             done.count("done"), same, done.count("skipped"), why, failed, done.others, links)
 
 # %% ../../nbs/cli/01_denoising.ipynb #89b770e6
 class DenoiseCommand(TyperCommand):

@@ -147,10 +147,13 @@ def test_json_tells_the_noise_and_auto_heeds_it(here, model):
         assert [line["sigma"] for line in lines] == pytest.approx([0, 2, 40], rel=.1, abs=.1)
         assert [line["strength"] for line in lines] == pytest.approx(used, abs=.06)
         assert {line["model"] for line in lines} == {"box@3"}
+        assert [line.get("left", "")[:7] for line in lines] == ["" if s else "noise 0" for s in used]
         for line in lines:
             mark = provenance_of(read_image(line["target"]))
             assert mark.endswith(f"box@3 strength={line['strength']:g}") if line["strength"] else mark is None
-    assert (read_image("oauto/00.png").data == read_image("f/00.png").data).all()
+    assert Path("oauto/00.png").read_bytes() == Path("f/00.png").read_bytes()
+    assert "f/00.png: left as it is (noise 0." in call("denoise", "f/00.png", "one.png", "--model", model).stderr
+    assert "3 denoised (1 of them left as they are)" in call("denoise", "f", "again", "--model", model).stderr
 
 
 def test_engine(here, model):
