@@ -336,8 +336,7 @@ def _summary(denoiser, found):
     "What a result says of a picture"
     said = dict(model=denoiser.name, strength=denoiser.strength_for(found), range=[*found.span])
     if found.sigma is not None: said["sigma"] = round(found.sigma, 2)
-    noise = [g.noise for g in found.groups if g.noise]
-    if noise: said |= dict(kind=noise[0].kind, certain=all(n.certain for n in noise))
+    if found.noise: said |= dict(kind=found.noise.kind, certain=found.noise.certain)
     left = why_left(denoiser, found)
     return said | dict(left=left) if left else said
 

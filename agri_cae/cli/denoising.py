@@ -360,14 +360,14 @@ def estimate_command(
 def _estimate_one(path, value_range, as_json, bar):
     "Print the noise of one file; gives whether that could be done"
     from agri_cae.config import ImageError
+    from agri_cae.engines.diagnosis import picture_noise
     from agri_cae.io.images import read_image
     from agri_cae.noise.estimate import estimate_sensor
-    from agri_cae.noise.level import estimate_noise
     bar.update(1)
     try:
         picture = read_image(path)
-        noise = estimate_noise(picture.data, picture.blocks, value_range)
-        sensor = estimate_sensor(picture.data, value_range)
+        noise, span = picture_noise(picture, value_range)
+        sensor = estimate_sensor(picture.data, span, picture.valid)
     except ImageError as e:
         log_line(ImageError(path, e.what, e.do))
         return False

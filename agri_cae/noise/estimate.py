@@ -120,13 +120,14 @@ class SensorEstimate(NamedTuple):
 def estimate_sensor(
     image:np.ndarray,            # (H, W) or (H, W, C): uint8, uint16, or floats in [0, 1]
     value_range:tuple|None=None, # stored values that mean 0 and 1, as in `to_float`
+    valid:np.ndarray|None=None,  # as for `estimate_sigma`
     transfer:str="srgb",         # "srgb" (photos), or "linear": stored values are in proportion to light
     groups:int=8,                # brightness levels
 )->SensorEstimate:
     """Gain and read noise from patches of different brightness.
 
     Raises `ImageError` for what is no picture, `TooSmall` for a picture with too few pixels."""
-    p = _patches(image, value_range)
+    p = _patches(image, value_range, valid)
     sigma = 255 * _noise_variance(p) ** .5
     if transfer == "srgb": p = to_linear(p)
     groups = max(1, min(groups, len(p) // (4 * p.shape[1])))

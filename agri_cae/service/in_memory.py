@@ -13,12 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..config import ImageError, ServeConfig
-from ..engines.diagnosis import Diagnosis
+from ..engines.diagnosis import Diagnosis, picture_noise
 from ..io.brief import brief_repr
 from ..io.formats import Facts
 from ..io.images import Picture, from_float, inspect_image, read_image, to_float, upright, write_image
 from ..noise.estimate import estimate_sensor
-from ..noise.level import estimate_noise
 from ..serve import Denoiser, auto_strength, residual
 
 # %% ../../nbs/service/01_in_memory.ipynb #edbb3a5c
@@ -119,8 +118,8 @@ def describe(
 )->dict:                          # header facts; sigma and read (8-bit units), gain; kind, certain, strength of auto
     "Header and noise of a picture. Raises `ImageError`."
     picture = _named(read_image, data, max_pixels)
-    sensor = _named(estimate_sensor, picture.data, value_range)
-    noise = _named(estimate_noise, picture.data, picture.blocks, value_range)
+    noise, span = _named(picture_noise, picture, value_range)
+    sensor = _named(estimate_sensor, picture.data, span, picture.valid)
     facts = inspect_bytes(data)
     kept = {k: getattr(facts, k) for k in ("format", "width", "height", "bands", "alpha", "dtype", "exif", "gps")}
     return kept | dict(sigma=round(noise.sigma, 3), kind=noise.kind, certain=noise.certain,

@@ -138,3 +138,14 @@ def test_traceback_only_when_asked(here, model):
     assert "Traceback" not in call("denoise", "gone.png", rc=2).stderr
     assert "Traceback" in call("--debug", "denoise", "gone.png", rc=2).stderr
     assert "Traceback" in cli("denoise", "gone.png", rc=2, env=env(AGRI_CAE_LOG_LEVEL="DEBUG")).stderr
+
+
+def test_estimate_sees_what_denoising_sees(here, model):
+    "Not the range of the type, and no nodata: 16 bits with NaN's place taken by 0"
+    a = np.random.default_rng(0).normal(7000, 40, (90, 100, 3)).round().astype(np.uint16)
+    a[:, :30] = 0
+    write_image(Picture(a), here / "a.tif")
+    found = json.loads(call("estimate", "a.tif", "--json").stdout)
+    done = json.loads(call("denoise", "a.tif", "b.tif", "--model", model, "--json").stdout)
+    assert found["sigma"] == pytest.approx(done["sigma"], abs=0.01) and found["sigma"] > 5
+    assert found["kind"] == done["kind"]
