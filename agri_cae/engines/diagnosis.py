@@ -167,6 +167,6 @@ def picture_noise(
     own = dict(valid=picture.valid, nodata=picture.nodata, blocks=picture.blocks, alpha=False)
     found = diagnose(picture.data, 3, value_range, force=True, **own)
     if found.noise is None:
-        few = "is too small" if found.valid is None else "has too few valid pixels"
+        few = "is too small" if min(picture.data.shape[:2]) < 32 else "has too few valid pixels"
         raise TooSmall("picture", f"{few} to tell its noise", "Give 32x32 pixels or more")
     return found.noise, found.span
