@@ -142,9 +142,9 @@ def _count_tiles(d, shape):
     return rows * cols
 
 # %% ../nbs/05_serve.ipynb #93fe9a21
-def _restore(src, dst, valid, nodata, g):
+def _restore(src, dst, valid, nodata, g, strength):
     "Make `dst` (H, W, bands) true where the network has no say; `valid` like `diagnosis.Group.of`"
-    if len(g.writes) == 3: keep_neutral(src, dst, valid)
+    if len(g.writes) == 3: keep_neutral(src, dst, valid, strength)
     keep_levels(src, dst, g.span, valid)
     for i in range(src.shape[2]):
         before, after = src[..., i], dst[..., i]
@@ -174,7 +174,7 @@ def _denoise(d, found, progress=None):
         grey = src.shape[2] < d.card.channels
         noise = GRAIN_SHARE / 255 * (g.sigma or 0) if grey else 0
         _denoise_tiles(d, src if valid is None else fill_nearest(src, valid), dst, g.span, strength, noise, step)
-        _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g)
+        _restore(src, dst, valid, found.nodata and [found.nodata[i] for i in g.bands], g, strength)
         if g.bands != g.writes:
             out[..., g.writes[0]] = dst[..., g.bands.index(g.writes[0])]
         for i in g.copies: out[..., i] = dst[..., 0]

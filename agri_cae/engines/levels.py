@@ -124,12 +124,15 @@ def neutral_share(
     return _falling(energy / noise, _COLOUR) * _falling(tint / chance, _TINT)
 
 # %% ../../nbs/engines/03_levels.ipynb #5bc145f8
+def _colour(x): return x - x.mean(2, keepdims=True)
+
 def keep_neutral(
     before:np.ndarray,          # (H, W, 3) as stored
     after:np.ndarray,           # the same shape and data type, changed in place
     valid:np.ndarray|None=None, # as for `neutral_share`
+    strength:float=1.,          # 0 to 1: so much of the difference between a network and `before` is in `after`
 ):
-    "Make `after` grey where `before` is grey within its noise."
+    "Make `after` grey where `before` is grey within its noise, by as much as its noise was taken."
     share = neutral_share(before, valid)
     if not share.any(): return
     share = np.pad(share[..., None], ((1, 1), (0, 0), (0, 0)), mode="edge")
@@ -137,6 +140,9 @@ def keep_neutral(
         part = after[i:i + _ROWS]
         weight = _enlarged(share, part.shape[1], i, i + len(part))
         if not weight.any(): continue
-        x = part.astype(np.float64 if part.dtype.itemsize > 2 else np.float32)
-        x -= weight * (x - x.mean(2, keepdims=True))
+        float_type = np.float64 if part.dtype.itemsize > 2 else np.float32
+        x, was = (a[i:i + _ROWS].astype(float_type) for a in (after, before))
+        known = True if valid is None else valid[i:i + _ROWS].reshape(*x.shape[:2], -1).all(2, keepdims=True)
+        tint, noise = (_colour(np.where(known, a, 0)) for a in (x, was))
+        x -= weight * (tint - (1 - strength) * noise)
         part[:] = np.rint(x) if part.dtype.kind in "iu" else x

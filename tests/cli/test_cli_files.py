@@ -100,10 +100,9 @@ def test_full_disk(small_disk, here, model):
     picture(here / "f/b.png", 400)
     picture(here / "f/c.png", 30)
     done = call("denoise", "f", small_disk, "--model", model, rc=1)
-    assert tree(small_disk) == ["a.png", "c.png"]
-    assert "b.png" in done.stderr
-    assert "space" in done.stderr.lower()
-    assert len(done.stderr.splitlines()) == 2
+    assert tree(small_disk) == ["a.png"]   # what comes after would fare no better
+    (line,) = done.stderr.splitlines()
+    assert "b.png" in line and "is full" in line and "1 of 3 files are denoised" in line
 
 
 @pytest.mark.parametrize("sig, codes", [(signal.SIGINT, {130}), (signal.SIGTERM, {143}), (signal.SIGKILL, {-9})])

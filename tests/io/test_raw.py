@@ -91,7 +91,7 @@ def test_raw_in_a_folder_without_the_extra(monkeypatch, tmp_path):
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [r["status"] for r in records] == ["failed"] * 3 + ["done"]
     assert all("camera raw" in r["error"] and "agri-cae[raw]" in r["error"] for r in records[:3])
-    assert "1 denoised, 0 skipped, 3 failed; 0 other" in done.stderr
+    assert "1 denoised (1 of them left as they are), 0 skipped, 3 failed; 0 other" in done.stderr
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["d.png"]
     before = (folder / "a.DNG").read_bytes()
     done = call("denoise", folder, "--in-place", "--model", model, rc=1)
