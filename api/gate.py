@@ -11,6 +11,7 @@ from .problems import Problem, busy
 from .settings import ApiSettings
 
 LEAST_PIXELS = 2**12   # the least that a request costs
+LISTENS = .3           # seconds in which uvicorn may still take a connection after SIGTERM
 
 
 class Left(Exception): "Nobody waits for this work any more."
@@ -20,6 +21,7 @@ class Gate:
     "Counts requests and pixels; work runs in threads, so that the event loop stays free."
     def __init__(self, cfg:ApiSettings):
         self.cfg, self.requests, self.pixels, self.draining, self.deadlines = cfg, 0, 0, False, set()
+        self.end = None  # time of the event loop at which all must be answered, once the service is to stop
         self.pace = 0.   # seconds a pixel, of late, of all threads together
         self.last = 0.   # when work was last done or began
         self.work = ThreadPoolExecutor(cfg.at_once or cores() + 2, "picture")
@@ -34,13 +36,14 @@ class Gate:
         try:
             async with asyncio.timeout(self.cfg.deadline) as end:
                 self.deadlines.add(end)
+                if self.end: end.reschedule(min(end.when(), self.end))
                 try: yield
                 finally: self.deadlines.discard(end)
         except TimeoutError: raise self._too_late() from None
         finally: self.requests -= 1
 
     def _too_late(self):
-        if self.draining: return busy("The service is stopping.", 10)
+        if self.end: return busy("The service is stopping.", 10)
         text = f"Not done within {self.cfg.deadline:g} s. Send a smaller picture, or take a faster model."
         return Problem(504, text, Connection="close")   # its body may still be coming
 
@@ -100,13 +103,15 @@ class Gate:
         self.pace, self.last = .7 * self.pace + .3 * took, now
 
     def drain(self):
-        """No new requests; those that are inside get the settings' time to end, less a second to send the answers.
+        """Requests that are inside get the settings' time to end, less a second to send the answers. Soon there are no
+        new ones: the server stops to listen first, so that none is refused while another process takes over.
 
         To be called in the thread of the event loop."""
-        self.draining = True
-        end = asyncio.get_running_loop().time() + self.cfg.seconds_to_end - 1
+        loop = asyncio.get_running_loop()
+        self.end = loop.time() + self.cfg.seconds_to_end - 1
         for d in self.deadlines:
-            with suppress(RuntimeError): d.reschedule(min(d.when(), end))   # one that is over already
+            with suppress(RuntimeError): d.reschedule(min(d.when(), self.end))   # one that is over already
+        loop.call_later(LISTENS, setattr, self, "draining", True)
 
     def close(self):
         "Start no more work."

@@ -87,7 +87,7 @@ _Precision = Annotated[str | None, typer.Option(
 _Threads = Annotated[int | None, typer.Option(
     help="Threads; 0: as many as there are cores for it.  [default: 0]")]
 
-# %% ../../nbs/cli/01_denoising.ipynb #c8fd9434
+# %% ../../nbs/cli/01_denoising.ipynb #9e341843
 def make_loader(
     options:dict,         # fields of `ServeConfig` that the user gave
     server:str|None=None, # address of a service; None: this machine
@@ -100,6 +100,7 @@ def make_loader(
         return Denoiser.load(**fields)
     return load
 
+# %% ../../nbs/cli/01_denoising.ipynb #b0f7fba0
 def _in_one_range(jobs, options, server):
     "A loader, with the range of all pictures that are files"
     from agri_cae.flights.range import flight_range
@@ -221,7 +222,7 @@ def _run_plan(todo, load, overwrite, force, as_json, quiet, several, keep=None):
     _sum_up(done)
     return 1 if done.count("failed") or todo.errors else 0
 
-# %% ../../nbs/cli/01_denoising.ipynb #ab03c549
+# %% ../../nbs/cli/01_denoising.ipynb #ec1fba76
 def _so_far(done, files, anew):
     "What is done, and how to go on; anew: the option with which the command would begin from the start"
     how, ready = "The same command", done.count("done") + done.count("skipped")
@@ -232,6 +233,7 @@ def _say_stopped(done, files, anew):
     if files == 1: return log.warning("stopped: nothing was written")
     log.warning("stopped: %s. %s", *_so_far(done, files, anew))
 
+# %% ../../nbs/cli/01_denoising.ipynb #0dd5077d
 def _stopped_by_disk(todo, done, e, anew, as_json):
     "The one error that ends the run; the file that it met has a record"
     from agri_cae.flights.folder import make_record
@@ -323,7 +325,7 @@ def _check_model(options):
     cfg = serve_config(**options)
     model_path(cfg.model, cfg.engine)
 
-# %% ../../nbs/cli/01_denoising.ipynb #8e870576
+# %% ../../nbs/cli/01_denoising.ipynb #da0c2ad1
 _EstimateSources = Annotated[list[str], typer.Argument(metavar="IN...", help="Files, folders, or wildcards.")]
 
 def _pictures(source):
@@ -339,6 +341,7 @@ def _pictures(source):
         raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     return files
 
+# %% ../../nbs/cli/01_denoising.ipynb #13cd7d0a
 def estimate_command(
     sources: _EstimateSources,       # files, folders, wildcards
     value_range: RangeOption = None, # stored values of black and white

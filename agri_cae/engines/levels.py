@@ -9,7 +9,7 @@ __all__ = ['lost_levels', 'correction', 'keep_levels', 'neutral_share', 'keep_ne
 import cv2
 import numpy as np
 
-# %% ../../nbs/engines/03_levels.ipynb #8c6a1032
+# %% ../../nbs/engines/03_levels.ipynb #a584a78d
 def _counting(dtype, value_range):
     "Least and largest value that counts: a quarter outside of the range"
     lo, hi = value_range or ((0, np.iinfo(dtype).max) if dtype.kind in "iu" else (0, 1))
@@ -17,6 +17,7 @@ def _counting(dtype, value_range):
 
 _BLOCK, _ROWS = 4, 64   # pixels; rows that are worked on at once
 
+# %% ../../nbs/engines/03_levels.ipynb #e1a97e65
 def _block_sums(a):
     "(H, W, bands) -> sums over blocks; the last ones are cut by the border"
     h, w, c = a.shape
@@ -42,7 +43,7 @@ def lost_levels(
         parts.append((_block_sums(gone), _block_sums(counts)))
     return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
-# %% ../../nbs/engines/03_levels.ipynb #f7cd965c
+# %% ../../nbs/engines/03_levels.ipynb #29ebe54e
 _SIGMA, _ERRORS = 8, 3   # pixels; standard errors that chance is allowed
 _MEANS = 4 * np.pi * (_SIGMA / _BLOCK)**2   # independent blocks in a Gaussian
 
@@ -63,6 +64,7 @@ def correction(
     local *= np.clip(1 - chance / np.maximum(local**2, 1e-12), 0, 1)
     return local + (level - np.float32((local * counts).sum(dtype=np.float64) / total))
 
+# %% ../../nbs/engines/03_levels.ipynb #be8b2193
 def _enlarged(small, width, first, last):
     "Rows first to last of the correction, at full size; `small` has one more row at both ends"
     part = small[first // _BLOCK:-(-last // _BLOCK) + 2]
@@ -87,7 +89,7 @@ def keep_levels(
             info = np.iinfo(part.dtype)
             part[:] = np.clip(part + np.rint(more).astype(np.float64), info.min, info.max)
 
-# %% ../../nbs/engines/03_levels.ipynb #49e97fd9
+# %% ../../nbs/engines/03_levels.ipynb #c6adbb10
 _COLOUR, _TINT = (1.1, 1.25), (3, 5)   # over that of noise: fully neutral, and no longer
 _QUIET = .05   # share of the places in which colour varies least: only by the noise
 _FROM_GREY = np.float32(np.eye(3) - 1 / 3)
@@ -106,6 +108,7 @@ def _colour_sums(data, valid):
     sums, squares, counts = (np.concatenate(p) for p in zip(*parts, strict=True))
     return sums, squares[..., 0], counts[..., 0]
 
+# %% ../../nbs/engines/03_levels.ipynb #c3d9ba1e
 def _falling(x, ends): return np.clip((ends[1] - x) / (ends[1] - ends[0]), 0, 1)
 
 def neutral_share(

@@ -51,11 +51,12 @@ def target_exists(
     "Is the target there, and must it stay?"
     return job.target not in ("-", job.source) and not overwrite and os.path.lexists(job.target)
 
-# %% ../../nbs/flights/01_folder.ipynb #abe2033a
+# %% ../../nbs/flights/01_folder.ipynb #5b4552a8
 def _ends(job):
     "Path or binary stream of source and target"
     return [std.buffer if name == "-" else name for name, std in zip(job, (sys.stdin, sys.stdout), strict=True)]
 
+# %% ../../nbs/flights/01_folder.ipynb #0cd11c0d
 def denoise_job(
     denoiser,             # a `Denoiser`, or a `Remote`
     job:Job,              # which file becomes which
@@ -87,7 +88,7 @@ def _explain(job, e):
     log.debug("%s", job.source, exc_info=True)
     return f"{job.source}: unexpected {type(e).__name__} ({str(e) or 'no message'}). Run with --debug and report it."
 
-# %% ../../nbs/flights/01_folder.ipynb #b6702b2b
+# %% ../../nbs/flights/01_folder.ipynb #ddd94d4d
 class Keep(NamedTuple):
     "What of the files themselves is kept, beside what is in them."
     times: bool = False      # a result has the time of its source
@@ -95,6 +96,7 @@ class Keep(NamedTuple):
 
 NOTHING = Keep()
 
+# %% ../../nbs/flights/01_folder.ipynb #b9959faf
 class _HardLinks:
     "Sources with several names, and the result of the first of them"
     def __init__(self, on): self.on, self.results = on, {}
@@ -151,7 +153,7 @@ def denoise_jobs(
                 os.utime(job.target, ns=(before.st_atime_ns, before.st_mtime_ns))
         yield record
 
-# %% ../../nbs/flights/01_folder.ipynb #d067f272
+# %% ../../nbs/flights/01_folder.ipynb #7d8fc4fa
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
 class FolderResult(NamedTuple):
@@ -173,6 +175,7 @@ class FolderResult(NamedTuple):
         said = (dict.fromkeys(_NUMBER.sub("n", w) for w in r.get("warnings", ())) for r in self.records)
         return dict(Counter(w for kinds in said for w in kinds).most_common())
 
+# %% ../../nbs/flights/01_folder.ipynb #f0623e6c
 def denoise_folder(
     source:str|Path,           # folder, or one file
     target:str|Path|None=None, # folder, or one file; None: NAME_denoised beside the source

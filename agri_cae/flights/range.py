@@ -14,7 +14,7 @@ from ..io.images import read_image
 from ..noise.estimate import TooSmall
 from ..noise.level import estimate_noise
 
-# %% ../../nbs/flights/02_range.ipynb #fe456a2b
+# %% ../../nbs/flights/02_range.ipynb #125a0894
 _FILES, _VALUES = 24, 1 << 16   # that are looked at, evenly spread; values of each
 
 def _look(path):
@@ -28,6 +28,7 @@ def _look(path):
     except TooSmall: sigma = 0.
     return p.data.dtype, values, sigma / 255 * (hi - lo)
 
+# %% ../../nbs/flights/02_range.ipynb #1399ce2b
 def flight_range(
     files,    # paths of the pictures of a flight, all of one type
 )->tuple:     # (lo, hi): stored values that mean 0 and 1

@@ -58,7 +58,7 @@ def _reporter(folder, onerror):
 
 def _visible(here, names): return [Path(here, n) for n in names if not n.startswith(".")]
 
-# %% ../../nbs/io/31_folders.ipynb #642ff6e7
+# %% ../../nbs/io/31_folders.ipynb #d77a445d
 def _walk(root, seen, report, leave):
     "(files, linked folders) of each folder below `root`, but of none that is in `seen`"
     for here, folders, files in os.walk(root, onerror=report):
@@ -69,6 +69,7 @@ def _walk(root, seen, report, leave):
         seen.add(real)
         yield _visible(here, files), [p for p in below if p.is_symlink()]
 
+# %% ../../nbs/io/31_folders.ipynb #79f1f81e
 def find_below(
     folder:str|Path,            # searched with its subfolders
     onerror:Callable|None=None, # called with an `ImageError` for each subfolder that cannot be listed; None: raise it

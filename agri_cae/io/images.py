@@ -169,7 +169,7 @@ def sample(
         raise ImageError(name, "is no sample", f"Choose one of {', '.join(SAMPLES)}")
     return Path(formats.__file__).parents[1]/"samples"/SAMPLES[name].file
 
-# %% ../../nbs/io/30_images.ipynb #87abfc43
+# %% ../../nbs/io/30_images.ipynb #9f8af470
 def _limit(max_pixels): return max_pixels or settings().max_pixels
 
 def _check_facts(facts, limit, where):
@@ -178,6 +178,7 @@ def _check_facts(facts, limit, where):
         what = f"has {facts.width} x {facts.height} pixels, more than the limit of {limit:,}"
         raise ImageError(where, what, "Raise AGRI_CAE_MAX_PIXELS if you trust it")
 
+# %% ../../nbs/io/30_images.ipynb #86674142
 def _check_size(a, facts, where):
     if a.shape[:2] != (facts.height, facts.width):
         raise ImageError(where, "its header and its pixels disagree about the size", "Copy it again from its source")
@@ -198,7 +199,7 @@ def upright(
     blocks = picture.blocks and picture.blocks.turned(UPRIGHT[turn], data.shape[:2])
     return dataclasses.replace(picture, data=data, alpha=alpha, valid=valid, blocks=blocks, meta=meta)
 
-# %% ../../nbs/io/30_images.ipynb #69907fd1
+# %% ../../nbs/io/30_images.ipynb #eb1115c8
 def _blocks(facts, style):
     "`JpegBlocks` of a picture as it is stored; lossy WebP rounds to no steps of its own"
     if facts.format == "jpeg": steps = luma_steps(style.head)
@@ -226,6 +227,7 @@ def read_image(
     valid = valid_where(colours, nodata, mask, alpha)
     return Picture(colours, alpha, facts.format, fresh_meta(meta), valid, nodata, _blocks(facts, meta.style), warnings)
 
+# %% ../../nbs/io/30_images.ipynb #08d349fc
 def _nodata(src, meta, bands):
     "The nodata value of each band, from the file and from beside it; None when there is none"
     own = getattr(meta.style, "nodata", None)

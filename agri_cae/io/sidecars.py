@@ -44,7 +44,7 @@ class Sidecar(NamedTuple):
     ending: str  # what follows the stem or the full name, as it is spelled
     full: bool   # is it called after the full name of the picture?
 
-# %% ../../nbs/io/28_sidecars.ipynb #b49b706b
+# %% ../../nbs/io/28_sidecars.ipynb #e3d2dba0
 def _as_sidecar(name, picture):
     "A file of the folder as a `Sidecar` of the picture, or None"
     for base in dict.fromkeys([picture.name, picture.stem]):
@@ -57,6 +57,7 @@ def _as_sidecar(name, picture):
         if kind: return Sidecar(picture.parent/name, kind, ending, full)
     return None
 
+# %% ../../nbs/io/28_sidecars.ipynb #f2d96b92
 def find_sidecars(
     path:str|Path, # a picture
 )->tuple:          # of `Sidecar`, sorted by name; empty when the folder cannot be listed
@@ -106,7 +107,7 @@ def read_xml(
     try: return ET.fromstring(data, ET.XMLParser(target=_Plain()))
     except ET.ParseError as e: raise ValueError(f"it is no XML: {e}") from None
 
-# %% ../../nbs/io/28_sidecars.ipynb #0f80bdc1
+# %% ../../nbs/io/28_sidecars.ipynb #a4e73c3a
 _OLD_PIXELS = {"Histograms", "Minimum", "Maximum", "Mean", "StandardDeviation"}
 
 def _tells_pixels(name, attributes, parent):
@@ -116,6 +117,7 @@ def _tells_pixels(name, attributes, parent):
 
 _TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")   # a start tag; > may stand in its attributes
 
+# %% ../../nbs/io/28_sidecars.ipynb #bff829c5
 def _stale_spans(data):
     "(start, end) of each element that tells of pixels, in bytes"
     spans, names, cut, p = [], [], None, expat.ParserCreate()   # cut: (depth, start) of what is being cut out
@@ -150,7 +152,7 @@ def without_statistics(
     if at: read_xml(out)
     return out
 
-# %% ../../nbs/io/28_sidecars.ipynb #695e4d74
+# %% ../../nbs/io/28_sidecars.ipynb #d3d5026e
 def _nodata(band):
     "The nodata value of a PAMRasterBand: its exact bytes, or its text; None where there is none"
     element = band.find("NoDataValue")
@@ -159,6 +161,7 @@ def _nodata(band):
     if len(exact) == 16: return struct.unpack("<d", bytes.fromhex(exact))[0]
     return float(element.text or "")
 
+# %% ../../nbs/io/28_sidecars.ipynb #1c417971
 def _facts_beside(path):
     "The root of the .aux.xml of a picture, or None"
     found = (s.path for s in find_sidecars(path) if s.full and s.kind == "facts")
@@ -207,7 +210,7 @@ def mask_beside(
         if facts.problem: raise ImageError(where, *facts.problem)
         return decode_tiff(f, meta.style) != 0
 
-# %% ../../nbs/io/28_sidecars.ipynb #b7af007e
+# %% ../../nbs/io/28_sidecars.ipynb #8cea6457
 def _smaller(a, size, bands, valid, nodata):
     "A smaller copy of colours and alpha, and which of its pixels are valid; nodata: of each band"
     masks = None if valid is None else np.broadcast_to(np.atleast_3d(valid), (*a.shape[:2], bands))
@@ -220,6 +223,7 @@ def _smaller(a, size, bands, valid, nodata):
         if band < bands: known.append(some)
     return np.concatenate(made, 2), np.concatenate(known, 2)
 
+# %% ../../nbs/io/28_sidecars.ipynb #e543c506
 def remake_overviews(
     old:bytes,                   # a .ovr
     a:np.ndarray,                # (H, W, samples): the new picture, its rows as stored

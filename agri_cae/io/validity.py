@@ -30,7 +30,7 @@ def says_nodata(
 
 def _not_finite(data): return ~np.isfinite(data) if data.dtype.kind == "f" else None
 
-# %% ../../nbs/io/09_validity.ipynb #b3312f1b
+# %% ../../nbs/io/09_validity.ipynb #b9ee4313
 _LEAST = .01   # of the picture
 
 def outside_where(
@@ -42,6 +42,7 @@ def outside_where(
     found = [f for f in found if f is not None]
     return np.logical_or.reduce(found) if found else None
 
+# %% ../../nbs/io/09_validity.ipynb #8b26313f
 def _all_bands_are(data, value):
     flat = data[..., 0] == value
     for i in range(1, data.shape[2]): flat &= data[..., i] == value
@@ -117,7 +118,7 @@ def is_alpha(
     full = np.iinfo(band.dtype).max if band.dtype.kind in "iu" else 1
     return bool(((band == 0) | (band == full)).mean() >= .5)
 
-# %% ../../nbs/io/09_validity.ipynb #d78af3ad
+# %% ../../nbs/io/09_validity.ipynb #d10b9040
 _CLASSES, _EQUAL = 256, .7   # at most so many values; at least so many neighbours are equal
 
 def count_classes(
@@ -134,6 +135,7 @@ def count_classes(
     count = len(np.unique(codes if valid is None else codes[valid]))
     return count if count <= _CLASSES else None
 
+# %% ../../nbs/io/09_validity.ipynb #a7abc965
 def _codes(data):
     "(H, W): one number for each colour"
     if data.shape[2] == 1: return data[..., 0]

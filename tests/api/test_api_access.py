@@ -11,7 +11,7 @@ from inside import JPEG, SMALL, post, service
 
 from agri_cae.api import keys as api_keys
 from agri_cae.api.app import create_app
-from agri_cae.api.gate import Gate, Left
+from agri_cae.api.gate import LISTENS, Gate, Left
 from agri_cae.api.keys import new_key
 from agri_cae.api.problems import Problem
 from agri_cae.api.settings import ApiSettings
@@ -194,6 +194,8 @@ def test_draining(box):
     with service(box) as c:
         gate = c.app.state.worker.gate
         c.portal.call(lambda: _now(gate.drain))
+        assert c.get("/readyz").status_code == 200   # while it still listens, none is refused
+        time.sleep(LISTENS + .1)
         for r in (c.get("/readyz"), post(c, status=503)):
             assert r.status_code == 503 and r.headers["Retry-After"]
         assert c.get("/v2/health/ready").json() == {"error": "Not ready."} and c.get("/healthz").status_code == 200
