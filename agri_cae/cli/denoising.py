@@ -326,6 +326,8 @@ def _check_model(options):
     model_path(cfg.model, cfg.engine)
 
 # %% ../../nbs/cli/01_denoising.ipynb #da0c2ad1
+_Range = Annotated[tuple[float, float] | None, typer.Option(
+    "--range", metavar="LO HI", help="Stored values that mean black and white, as for denoise.")]
 _EstimateSources = Annotated[list[str], typer.Argument(metavar="IN...", help="Files, folders, or wildcards.")]
 
 def _pictures(source):
@@ -344,7 +346,7 @@ def _pictures(source):
 # %% ../../nbs/cli/01_denoising.ipynb #13cd7d0a
 def estimate_command(
     sources: _EstimateSources,       # files, folders, wildcards
-    value_range: RangeOption = None, # stored values of black and white
+    value_range: _Range = None,      # stored values of black and white
     as_json: json_option("One JSON object a line.") = False, # objects instead of lines of text
     quiet: QuietOption = False,      # errors only
 ):

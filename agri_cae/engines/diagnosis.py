@@ -15,7 +15,7 @@ from ..config import ImageError
 from .bands import band_groups
 from .ranges import percentile_range, sampled, type_range, widen_for_noise
 from ..io.brief import brief_repr
-from ..io.validity import count_classes, is_alpha, outside_where, valid_where
+from ..io.validity import count_classes, is_alpha, outside_where, patch_where, valid_where
 from ..noise.estimate import TooSmall
 from ..noise.level import NoiseLevel, estimate_noise
 
@@ -120,6 +120,14 @@ def _why_left(colours, valid, force):
     if classes is None: return None
     return "all of its values are equal" if classes == 1 else f"it is a map of {classes} classes"
 
+def _said_of_patch(colours, patch, nodata):
+    "A warning about one value throughout, unless there is a tag for it, or it is black or white"
+    if patch is None or nodata is not None: return ()
+    value = colours[patch][0]
+    if colours.dtype == np.uint8 and set(value.tolist()) < {0, 255}: return ()
+    text = ", ".join(f"{v:g}" for v in np.unique(value))
+    return (f"{patch.mean():.0%} of the picture are {text} throughout; they are left as they are",)
+
 def _said(outside, nodata):
     "Warnings about a border without a tag"
     if outside is None or nodata is not None: return ()
@@ -148,6 +156,9 @@ def diagnose(
     outside = outside_where(colours)
     known = valid_where(colours, nodata, valid, opacity, outside)
     left = _why_left(colours, known, force)
+    patch = None if left else patch_where(colours)
+    if patch is not None:
+        known = valid_where(colours, nodata, valid, opacity, patch if outside is None else outside | patch)
     groups = band_groups(colours, channels, known)
     if left:
         groups = [Group(*g, value_range or type_range(data.dtype) or (0., 1.), None) for g in groups]
@@ -156,7 +167,8 @@ def diagnose(
         groups = [_group(colours, known, g, value_range, wanted(g), blocks) for g in groups]
     if sigma is not None:
         groups = [g._replace(noise=NoiseLevel(sigma, "white")) for g in groups]
-    return Diagnosis(colours, tuple(groups), known, nodata, left, _said(outside, nodata))
+    said = _said(outside, nodata) or _said_of_patch(colours, patch, nodata)
+    return Diagnosis(colours, tuple(groups), known, nodata, left, said)
 
 # %% ../../nbs/engines/07_diagnosis.ipynb #3bf19ebb
 def picture_noise(

@@ -102,6 +102,10 @@ def _without_clashes(jobs, errors, in_place):
     return keep
 
 # %% ../../nbs/flights/00_jobs.ipynb #f1cedd3a
+def _linked_file_error(shown):
+    do = f"Use {option('follow_links', 'True')}, or name the file itself"
+    return ImageError(shown, "is a link, and the file behind it would be replaced", do)
+
 def plan_folder(
     source:str,            # a folder
     target:str|None=None,  # a folder; None: SOURCE_denoised beside it
@@ -121,6 +125,10 @@ def plan_folder(
     if not found.pictures and not errors:
         raise ImageError(source, "holds no PNG, JPEG, TIFF or WebP file", "Check the path")
     names = [p.relative_to(root) for p in found.pictures]
+    if in_place and not follow_links:
+        linked = [n for n in names if os.path.islink(src/n)]
+        errors += [_linked_file_error(src/n) for n in linked]
+        names = [n for n in names if n not in linked]
     jobs = _without_clashes([Job(src/n, dst/result_name(n)) for n in names], errors, in_place)
     return Plan(jobs, errors, found.others, sum(e is not None for e in links))
 

@@ -177,3 +177,16 @@ def test_warnings_are_counted_by_kind(tmp_path, monkeypatch, model):
     done = call("denoise", "f", "out", "--model", model, "--json")
     assert all("border" in r["warnings"][0] for r in map(json.loads, done.stdout.splitlines()))
     assert "f/5.png: 7% of the picture" in done.stderr and "2 files: n% of the picture" in done.stderr
+
+
+def test_in_place_does_not_reach_through_a_link(flight, model):
+    "What lies elsewhere is replaced on request only"
+    (flight.parent / "elsewhere").mkdir()
+    other = flight.parent / "elsewhere/x.jpg"
+    other.write_bytes((flight / "a.jpg").read_bytes())
+    (flight / "x.jpg").symlink_to(other)
+    before = other.read_bytes()
+    done = call("denoise", "flight", "--in-place", "--model", model, "--strength", "1", rc=1)
+    assert other.read_bytes() == before and "x.jpg: is a link" in done.stderr and "--follow-links" in done.stderr
+    call("denoise", "flight", "--in-place", "--follow-links", "--model", model, "--strength", "1")
+    assert other.read_bytes() != before and (flight / "x.jpg").is_symlink()

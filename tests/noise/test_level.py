@@ -150,3 +150,20 @@ def test_large_pictures_are_sampled(clean):
     p = read_image(file_of(tiled, quality=90, subsampling=2))
     assert estimate_noise(p.data, p.blocks).sigma == pytest.approx(10, rel=0.1)
     assert to_float(p.data).size > 30e6
+
+
+FILLS = [("uint8", 117), ("uint8", 255), ("uint16", 4242), ("int16", -9999), ("float32", -9999)]
+
+
+@pytest.mark.parametrize("dtype, value", FILLS)
+@pytest.mark.parametrize("where", [np.s_[-24:], np.s_[:, 100:130], np.s_[40:90, 60:110]])
+def test_one_value_throughout_does_not_make_a_picture_clean(dtype, value, where):
+    "A bar, a stripe, a hole, that no tag mentions"
+    from agri_cae.engines.diagnosis import diagnose
+    x = np.random.default_rng(0).normal(to_float(read_image(sample("airborne")).data) * 255, 15)[:256, :320]
+    x = (x.clip(1, 254) if dtype == "uint8" else 20 * x.clip(1)).round().astype(dtype)
+    bare = diagnose(x)
+    x[where] = value
+    found = diagnose(x)
+    assert found.sigma == pytest.approx(bare.sigma, rel=0.1) and not found.valid[where].any()
+    assert found.valid.mean() > 0.8 and (value == 255 or any("throughout" in w for w in found.warnings))
