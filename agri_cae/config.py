@@ -337,7 +337,8 @@ class ServeConfig(Entity):
     overlap: int = Field(64, ge=0, multiple_of=8, description="pixels that neighbouring tiles share on each side")
     threads: int = Field(0, ge=0, description="threads of the engine; 0: as many as the process has cores")
     value_range: ValueRange | None = Field(None,
-        description="stored values that mean 0 and 1; by default the range of the data type")
+        description="stored values that mean 0 and 1; None: the range of 8-bit types, for others that of "
+                    "the values in the picture")
 
     @model_validator(mode="after")
     def _agree(self):

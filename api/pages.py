@@ -29,11 +29,12 @@ def fill(
 
 def settings_table()->str: # rows of HTML
     "All settings of the service, as the page shows them."
-    own = {k: f for k, f in ApiSettings.model_fields.items() if k != "serve"}
-    nested = {f"serve__{k}": f for k, f in ServeConfig.model_fields.items()}
-    monitor = {f"monitor_{k}": f for k, f in MonitorConfig.model_fields.items()}
-    return "".join(fill(SETTING, name=f"AGRI_CAE_{k.upper()}", text=f.description, default=f.default)
-                   for k, f in (own | nested | monitor).items())
+    serve = ApiSettings.model_fields["serve"].default   # not all as for an array in Python
+    own = {k: (f, f.default) for k, f in ApiSettings.model_fields.items() if k != "serve"}
+    nested = {f"serve__{k}": (f, getattr(serve, k)) for k, f in ServeConfig.model_fields.items()}
+    monitor = {f"monitor_{k}": (f, f.default) for k, f in MonitorConfig.model_fields.items()}
+    return "".join(fill(SETTING, name=f"AGRI_CAE_{k.upper()}", text=f.description, default=default)
+                   for k, (f, default) in (own | nested | monitor).items())
 
 
 def _hashes(text, tag):

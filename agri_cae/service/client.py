@@ -129,7 +129,10 @@ class _Connection:
                 if e.code not in (429, 503) or not left:
                     raise answer_error(self.server, where, e.code, text) from None
                 _pause(e.headers)
-            except (OSError, HTTPException) as e: raise self._silent(e) from None
+            except (OSError, HTTPException) as e:
+                refused = isinstance(getattr(e, "reason", e), BrokenPipeError | ConnectionResetError)
+                if not (refused and left): raise self._silent(e) from None
+                _pause({"Retry-After": "1"})   # a busy service may hang up before it has read the picture
 
     def _silent(self, e):
         what = f"gives no answer ({getattr(e, 'reason', e) or type(e).__name__})"
