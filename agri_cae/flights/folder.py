@@ -108,13 +108,14 @@ class _HardLinks:
             self.results.setdefault((stat.st_dev, stat.st_ino), target)
 
     def made(self, job, stat):
-        "Make the target another name of a result that is there; False when there is none"
+        "Make the target another name of a result that is there; False when there is none, or no link can be made"
         first = self.of(stat)
         if first is None: return False
         Path(job.target).parent.mkdir(parents=True, exist_ok=True)
         new = Path(job.target).with_name(f".{Path(job.target).name}.link.tmp")
         new.unlink(missing_ok=True)
-        os.link(first, new)
+        try: os.link(first, new)
+        except OSError: return False   # not on this disk
         os.replace(new, job.target)
         return True
 

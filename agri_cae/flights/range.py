@@ -18,8 +18,9 @@ from ..noise.level import estimate_noise
 _FILES, _VALUES = 24, 1 << 16   # that are looked at, evenly spread; values of each
 
 def _look(path):
-    "Data type, valid values, and the standard deviation of the noise in stored units"
-    p = read_image(path)
+    "Data type, valid values, and the standard deviation of the noise in stored units; None when it cannot be read"
+    try: p = read_image(path)
+    except ImageError: return None   # the run will say why
     found = sampled(p.data, p.valid)
     values = found[::max(1, len(found) // _VALUES)]
     lo, hi = percentile_range(values) if len(values) else (0, 0)
@@ -34,13 +35,16 @@ def flight_range(
 )->tuple:     # (lo, hi): stored values that mean 0 and 1
     """One value range for all: of the type for 8 bits, else by the valid values of up to 24 of them.
 
-    Raises `ImageError` when types differ, when nothing is valid, and like `read_image`."""
+    Raises `ImageError` when types differ, and when none can be read or nothing is valid."""
     files = [*files]
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_FILES, len(files))).round().astype(int))
-    types, values, noise = zip(*(_look(files[i]) for i in chosen), strict=True)
-    odd = [files[i] for i, t in zip(chosen, types, strict=True) if t != types[0]]
+    looked = {files[i]: found for i in chosen if (found := _look(files[i]))}
+    if not looked:
+        raise ImageError("flight", "has no picture to take the range from", "Give the range in numbers")
+    types, values, noise = zip(*looked.values(), strict=True)
+    odd = [f for f, (own, *_) in looked.items() if own != types[0]]
     if odd:
-        raise ImageError(odd[0], f"is not of {types[0]}, as {files[0]} is",
+        raise ImageError(odd[0], f"is not of {types[0]}, as {next(iter(looked))} is",
                          "Give the range in numbers, or denoise them apart")
     if own := type_range(types[0]): return own
     lo, hi = percentile_range(np.concatenate(values))
