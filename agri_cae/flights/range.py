@@ -21,8 +21,9 @@ def _look(path):
     "Data type, valid values, and the standard deviation of the noise in stored units; None when it cannot be read"
     try: p = read_image(path)
     except ImageError: return None   # the run will say why
-    found = sampled(p.data, p.valid)
-    values = found[::max(1, len(found) // _VALUES)]
+    values = sampled(p.data, p.valid)
+    if len(values) > _VALUES:
+        values = np.random.default_rng(0).choice(values, _VALUES)   # a stride could meet one band only
     lo, hi = percentile_range(values) if len(values) else (0, 0)
     if lo == hi: return p.data.dtype, values, 0.
     try: sigma = estimate_noise(p.data, value_range=(lo, hi), valid=p.valid).sigma
